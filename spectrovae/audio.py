@@ -61,7 +61,7 @@ def read(
         mono: mix the channels down.
 
     Returns:
-        The waveform, float32 ``(samples,)``, or ``(channels, samples)`` with ``mono=False``; and its rate in Hz.
+        The waveform, float32 ``(samples,)``, or ``(channels, samples)`` with ``mono=False``; its rate in Hz.
 
     Raises:
         InputError: as ``info``, or the file is damaged further in, or holds NaN or infinite samples.
@@ -78,7 +78,7 @@ def read(
 
 
 def blocks(path: str | os.PathLike) -> Iterator[np.ndarray]:
-    """Yield a file piece by piece, float32 ``(channels, samples)``, so that a long one need not fit in memory.
+    """Yield a file piece by piece, float32 ``(channels, samples)``: a long one need not fit in memory.
 
     Raises:
         InputError: as ``info``, or the file ends before its header says or is damaged further in.
@@ -90,9 +90,9 @@ def blocks(path: str | os.PathLike) -> Iterator[np.ndarray]:
                 found += len(block)
                 yield block.T
         except soundfile.LibsndfileError as error:
-            raise InputError(f"{path} is damaged or cut short: decoding stopped after {found} samples") from error
+            raise InputError(f"{path} is damaged or cut short: decoding stopped at sample {found}") from error
         if found < file.frames:
-            raise InputError(f"{path} is cut short: its header promises {file.frames} samples, {found} are there")
+            raise InputError(f"{path} is cut short: {file.frames} samples promised, {found} are there")
 
 
 def read_segment(path: str | os.PathLike, start: int, samples: int, sample_rate: int) -> np.ndarray:
@@ -102,8 +102,8 @@ def read_segment(path: str | os.PathLike, start: int, samples: int, sample_rate:
         start, samples: counted at ``sample_rate`` (Hz).
 
     Returns:
-        float32 ``(samples,)``: what ``read(path, sample_rate)[0][start:start + samples]`` gives, zero-padded at
-        the end where the recording is shorter (resampled pieces agree to the resampler's precision).
+        float32 ``(samples,)``: what ``read(path, sample_rate)[0][start:start + samples]`` gives (resampled
+        pieces to the resampler's precision), zero-padded at the end where the recording is shorter.
     """
     with _open(path) as file:
         divisor = math.gcd(file.samplerate, sample_rate)
@@ -133,13 +133,13 @@ def write(
         path: ends in .wav, .flac, .ogg or .mp3.
         waveform: ``(samples,)`` or ``(channels, samples)``.
         sample_rate: Hz.
-        subtype: encoding of wav and flac ("PCM_16", "PCM_24", and "FLOAT" for wav); ogg and mp3 have their own.
+        subtype: encoding of wav and flac ("PCM_16", "PCM_24"; "FLOAT" for wav); ogg and mp3 have their own.
 
     Returns:
-        How many samples lay outside [-1, 1] and were clipped; 0 for "FLOAT", which keeps them. Clipping also warns.
+        How many samples lay outside [-1, 1] and were clipped, which also warns; 0 for "FLOAT", which keeps them.
 
     Raises:
-        InputError: NaN or infinite samples, no samples, a wrong shape, suffix or subtype, or an unwritable path.
+        InputError: NaN or infinite samples, none at all, a wrong shape, suffix or subtype, an unwritable path.
     """
     path, waveform = Path(path), np.asarray(waveform, dtype=np.float32)
     if path.suffix.lower() not in SUFFIXES:
@@ -154,7 +154,7 @@ def write(
     container = path.suffix.lower()[1:].upper()
     encoding = subtype if container in ("WAV", "FLAC") else None
     if encoding and not soundfile.check_format(container, encoding):
-        raise InputError(f"cannot write {path}: {container} has no encoding {subtype!r}; use 'PCM_16' or 'PCM_24'")
+        raise InputError(f"cannot write {path}: {container} has no encoding {subtype!r}; use 'PCM_16'")
     clipped = 0
     if encoding not in ("FLOAT", "DOUBLE"):
         clipped = int(np.count_nonzero(np.abs(waveform) > 1.0))
@@ -232,7 +232,7 @@ def _open(path: str | os.PathLike) -> soundfile.SoundFile:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if promised > present:
-        raise InputError(f"{path} is cut short: its header promises {promised} bytes of samples, {present} are there")
+        raise InputError(f"{path} is cut short: {promised} bytes of samples promised, {present} are there")
     try:
         file = soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:
