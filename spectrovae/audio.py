@@ -136,10 +136,10 @@ def write(
         subtype: encoding of wav and flac ("PCM_16", "PCM_24"; "FLOAT" for wav); ogg and mp3 have their own.
 
     Returns:
-        How many samples lay outside [-1, 1] and were clipped, which also warns; 0 for "FLOAT", which keeps them.
+        How many samples lay outside [-1, 1] and were clipped, which also warns; none for "FLOAT".
 
     Raises:
-        InputError: NaN or infinite samples, none at all, a wrong shape, suffix or subtype, an unwritable path.
+        InputError: NaN or infinite samples, none, a wrong shape, suffix or subtype, an unwritable path.
     """
     path, waveform = Path(path), np.asarray(waveform, dtype=np.float32)
     if path.suffix.lower() not in SUFFIXES:
@@ -211,6 +211,21 @@ def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
     if missing <= 0:
         return waveform[..., :samples]
     return np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, missing)])
+
+
+def example_length(sample_rate: int, samples: int | None = None, duration: float | None = None) -> int:
+    """Samples of one training example: ``samples``, else ``duration`` (s), else about a second.
+
+    The default is 63 hops of 128 samples at 8 kHz, 8 064 samples or 1.008 s, which give 64 frames; a hop doubles
+    with the rate, so that it stays between 0.71 and 1.43 s.
+    """
+    if samples is None and duration is not None:
+        samples = round(duration * sample_rate)
+    if samples is None:
+        samples = 63 * max(1, round(128 * 2.0 ** round(math.log2(sample_rate / 8000))))
+    if samples < 1:
+        raise InputError(f"an example must have at least one sample, received {samples} (duration {duration} s)")
+    return samples
 
 
 def _info(file: soundfile.SoundFile) -> Info:

@@ -38,11 +38,11 @@ def decoder_for(format: str, subtype: str, decoder: str | None = None) -> Decode
 
     Args:
         format, subtype: as ``spectrovae.audio.info`` gives them, such as "WAV" and "PCM_16".
-        decoder: a name of ``available_decoders()``; by default what ``SPECTROVAE_DECODER`` names, else the first
-            that reads this kind.
+        decoder: a name of ``available_decoders()``; by default what ``SPECTROVAE_DECODER`` names, else the
+            first that reads this kind.
 
     Returns:
-        A function for graphs: a file's content, a string scalar, to float32 ``(samples, channels)`` in [-1, 1].
+        A function for graphs: a file's content (a string) to float32 ``(samples, channels)`` in [-1, 1].
 
     Raises:
         InputError: the named decoder is unknown, absent here, or does not read this kind of file.
@@ -57,12 +57,12 @@ def decoder_for(format: str, subtype: str, decoder: str | None = None) -> Decode
         function = _FIND[name](format, subtype)
         if function is not None:
             return function
-    raise InputError(f"decoder {asked!r} does not read {format} {subtype}; use 'soundfile' or leave the choice open")
+    raise InputError(f"decoder {asked!r} does not read {format} {subtype}; 'soundfile' reads everything")
 
 
 @functools.lru_cache(maxsize=1)
 def _tensorflow_io() -> Any | None:
-    """The module, or None where it is absent or its native operations do not load (then the first one fails)."""
+    """The module, or None where it is absent or its native operations do not load (the first one then fails)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
