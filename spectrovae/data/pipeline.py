@@ -38,8 +38,11 @@ class Recordings:
         manifest: the ``Manifest`` behind the examples; None for a toy set.
     """
 
-    def __init__(self, source: FileSource | ToySource, cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self, source: FileSource | ToySource, cache_bytes: int = CACHE_BYTES, config: dict[str, Any] | None = None
+    ):
         self._source = source
+        self._config = dict(config or {})
         self._cache_bytes = cache_bytes
         self._cache: dict[Any, tf.Tensor] = {}
         self.sample_rate: int = source.sample_rate
@@ -90,12 +93,23 @@ class Recordings:
         if isinstance(source, str) and source.startswith(toy.PREFIX):
             if split not in ("auto", "hash"):
                 raise InputError(f"{source} can be split by 'hash' only, received split={split!r}")
-            return cls(ToySource(toy.open_toy(source, sample_rate, samples, duration)), cache_bytes)
+            made = ToySource(toy.open_toy(source, sample_rate, samples, duration))
+            config = {"source": source, "sample_rate": made.sample_rate, "samples": made.samples}
+            return cls(made, cache_bytes, config)
         manifest = _manifest(source, pattern, progress)
         rates = Counter(int(record.sample_rate or 0) for record in manifest.accepted)
         rate = sample_rate or max(rates, key=lambda rate: (rates[rate], rate))
         samples = audio.example_length(rate, samples, duration)
-        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes)
+        config = {
+            "source": str(Path(manifest.root if isinstance(source, Manifest) else source).resolve()),
+            "sample_rate": rate,
+            "samples": samples,
+            "long": long,
+            "overlap": overlap,
+            "split": split,
+            "pattern": manifest.pattern,
+        }
+        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes, config)
 
     @classmethod
     def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
@@ -103,6 +117,10 @@ class Recordings:
         if not Path(folder).is_dir():
             raise InputError(f"{folder} is not a folder of recordings")
         return cls.open(Path(folder), **options)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of ``open`` that give these recordings again, as JSON."""
+        return dict(self._config)
 
     def examples(self, split: str) -> list[Example]:
         """The examples of a split, in the order of ``waveforms(split)``."""
