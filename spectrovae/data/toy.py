@@ -49,6 +49,9 @@ class Harmonic:
                 f"received sample_rate={sample_rate}, samples={samples}, size={size}, seed={seed}"
             )
         self._phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (size, self.partials))
+        time = np.arange(samples) / sample_rate
+        angles = 2 * np.pi * self.fundamental * np.arange(1, self.partials + 1)[:, None] * time
+        self._waves = np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32)
 
     def __len__(self) -> int:
         return self.size
@@ -67,9 +70,7 @@ class Harmonic:
         # sin(wt + p) = cos(p) sin(wt) + sin(p) cos(wt): all sounds in one matrix product.
         phases = self._phases[indices]
         weights = np.concatenate([amplitudes * np.cos(phases), amplitudes * np.sin(phases)], axis=1)
-        angle = 2 * np.pi * self.fundamental * number[:, None] * np.arange(self.samples) / self.sample_rate
-        waves = np.concatenate([np.sin(angle), np.cos(angle)])
-        return weights.astype(np.float32) @ waves.astype(np.float32)
+        return weights.astype(np.float32) @ self._waves
 
     def splits(self) -> dict[str, np.ndarray]:
         """Indices of "train", "validation" and "test" (80, 10, 10 %), by the hash of the index."""
