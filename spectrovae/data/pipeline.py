@@ -262,6 +262,8 @@ def _rows(
     count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None
 ) -> tf.data.Dataset:
     """Batches of example numbers: the order that every dataset here follows."""
+    if batch_size < 1:
+        raise InputError(f"batch_size must be positive, received {batch_size}")
     if first_epoch is None:
         rows = tf.data.Dataset.range(count)
         return (rows.shuffle(count, seed=seed) if shuffle else rows).batch(batch_size)
