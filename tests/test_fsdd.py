@@ -17,7 +17,9 @@ from spectrovae.errors import InputError
 @pytest.fixture
 def contents(monkeypatch):
     """A data set of one speaker, with text for sound, and the module told to expect it."""
-    files = {f"{digit}_theo_{take}.wav": f"{digit}/{take}".encode() for digit in range(10) for take in range(50)}
+    files = {
+        f"{digit}_theo_{take}.wav": f"{digit}/{take}".encode() for digit in range(10) for take in range(50)
+    }
     monkeypatch.setattr(fsdd, "SPEAKERS", ("theo",))
     lines = [f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in sorted(files)]
     monkeypatch.setattr(fsdd, "CONTENT_SHA256", hashlib.sha256("".join(lines).encode()).hexdigest())
@@ -33,7 +35,7 @@ def zipped(files, extra=()):
 
 
 class Server:
-    """Serves one body over loopback http, with Range if ``ranges``, at most ``limit`` bytes of it at a time."""
+    """Serves one body over loopback http, with Range if ``ranges``, at most ``limit`` bytes a time."""
 
     def __init__(self, body, ranges=True, limit=None):
         self.body, self.ranges, self.limit, self.asked = body, ranges, limit, []
@@ -132,7 +134,11 @@ def test_damaged_or_different_archives_leave_nothing(tmp_path, contents, serve):
 
 def test_paths_in_an_archive_lead_nowhere(tmp_path, contents):
     (tmp_path / "inside").mkdir()
-    hostile = [("../../escaped.wav", b"x"), ("a/recordings/../../0_theo_0.txt", b"x"), ("/recordings/evil.wav", b"x")]
+    hostile = [
+        ("../../escaped.wav", b"x"),
+        ("a/recordings/../../0_theo_0.txt", b"x"),
+        ("/recordings/evil.wav", b"x"),
+    ]
     (tmp_path / "inside" / "a.zip").write_bytes(zipped(contents, hostile))
     fsdd.download(tmp_path / "inside" / "fsdd", archive=tmp_path / "inside" / "a.zip")
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}

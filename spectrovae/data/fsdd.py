@@ -1,8 +1,8 @@
 """Fetch the Free Spoken Digit Dataset: 3 000 spoken digits, six speakers, 8 kHz.
 
 By Zohar Jackson and others, https://github.com/Jakobovski/free-spoken-digit-dataset, Creative Commons
-Attribution-ShareAlike 4.0. GitHub makes its archives on demand and does not promise their bytes, so what is checked
-is what counts: the names and the contents of the recordings inside.
+Attribution-ShareAlike 4.0. GitHub makes its archives on demand and does not promise their bytes, so what is
+checked is what counts: the names and the contents of the recordings inside.
 """
 
 import hashlib
@@ -69,7 +69,9 @@ def download(
     if folder.is_dir() and any(folder.iterdir()):
         if (problem := _problem(folder)) is None:
             return {**result, "already_there": True}
-        raise InputError(f"{folder} exists and is not the complete data set ({problem}); remove it or choose another")
+        raise InputError(
+            f"{folder} exists and is not the complete data set ({problem}); remove it or choose another"
+        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder")
     try:
@@ -83,8 +85,10 @@ def download(
         _fetch(url, part, progress)
         try:
             _unpack(part, folder)
-        finally:
-            part.unlink()
+        except InputError:
+            part.unlink()  # damaged: nothing worth continuing
+            raise
+        part.unlink()
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     return result
@@ -92,7 +96,9 @@ def download(
 
 def recording_names() -> list[str]:
     """The file names of the data set, sorted."""
-    return sorted(f"{digit}_{who}_{take}.wav" for digit in range(10) for who in SPEAKERS for take in range(50))
+    return sorted(
+        f"{digit}_{who}_{take}.wav" for digit in range(10) for who in SPEAKERS for take in range(50)
+    )
 
 
 def content_sha256(recordings: Path) -> str:
@@ -144,7 +150,9 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
         part.unlink()
         raise InputError(f"{url} is larger than {_ARCHIVE_LIMIT >> 20} MB and cannot be the data set")
     if total and done < total:
-        raise InputError(f"the connection ended after {done} of {total} bytes; run the same again to continue")
+        raise InputError(
+            f"the connection ended after {done} of {total} bytes; run the same again to continue"
+        )
 
 
 def _by_hand(url: str, reason: str) -> str:
@@ -162,7 +170,7 @@ def _check_scheme(url: str) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Check the recordings of an archive and put them in place with one rename. Its paths are never used as such."""
+    """Check an archive's recordings and put them in place with one rename, under names from our own list."""
     wanted = set(recording_names())
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
