@@ -45,7 +45,8 @@ class Harmonic:
         self.partials = int(np.ceil(sample_rate / 2 / self.fundamental)) - 1
         if self.partials < 1 or samples < 1 or size < 2 or seed < 0:
             raise InputError(
-                f"toy:harmonic needs a rate above {2 * self.fundamental:g} Hz, samples >= 1, size >= 2, seed >= 0; "
+                f"toy:harmonic needs a rate above {2 * self.fundamental:g} Hz, samples >= 1, size >= 2 and "
+                "seed >= 0; "
                 f"received sample_rate={sample_rate}, samples={samples}, size={size}, seed={seed}"
             )
         self._phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (size, self.partials))
