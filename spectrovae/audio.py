@@ -21,6 +21,7 @@ from spectrovae.files import replacing
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _BLOCK = 1 << 18
+_UNSTATED = 0xFFFFFFFF  # in place of the length of a wav that was written to a pipe
 _SEEKABLE = ("WAV", "WAVEX", "FLAC")
 
 
@@ -246,6 +247,8 @@ def _open(path: str | os.PathLike) -> soundfile.SoundFile:
             promised, present = _wav_data_bytes(raw, size)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if promised == _UNSTATED:
+        raise InputError(f"{path} is a streamed wav whose header states no length; write it to a file anew")
     if promised > present:
         raise InputError(f"{path} is cut short: {promised} bytes of samples promised, {present} are there")
     try:
