@@ -86,8 +86,8 @@ def data_fsdd(options) -> tuple[dict, str]:
     """Fetch the Free Spoken Digit Dataset and check it."""
     from spectrovae.data import fsdd
 
-    folder = fsdd.download(options.folder, archive=options.archive, progress=_log)
-    return {"folder": str(folder)}, f"{folder}"
+    result = fsdd.download(options.folder, archive=options.archive, progress=_counter("bytes"))
+    return result, f"{result['folder']}: {result['recordings']} recordings" + ", already there" * result["already_there"]
 
 
 def fit(options) -> tuple[dict, str]:

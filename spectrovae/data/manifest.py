@@ -22,7 +22,7 @@ import numpy as np
 
 from spectrovae import audio
 from spectrovae.errors import InputError
-from spectrovae.files import write_text
+from spectrovae.files import sha256, write_text
 
 FSDD_PATTERN = r"(?P<label>\d)_(?P<speaker>[A-Za-z]+)_(?P<index>\d+)"
 SPLITS = ("train", "validation", "test")
@@ -165,7 +165,7 @@ class Manifest:
                 raise InputError(f"{path} vanished since the scan; scan the folder again") from error
             # Two seconds: the coarsest time stamps of common file systems.
             touched = thorough or status.st_mtime > self.scanned - 2
-            if status.st_size != record.bytes or (touched and _sha256(path) != record.sha256):
+            if status.st_size != record.bytes or (touched and sha256(path) != record.sha256):
                 raise InputError(f"{path} changed since the scan; scan the folder again")
 
     def write(self, path: str | os.PathLike) -> None:
@@ -342,7 +342,7 @@ def _examine(path: Path, root: Path, names: re.Pattern) -> Record:
     }
     try:
         known["bytes"] = path.stat().st_size
-        known["sha256"] = _sha256(path)
+        known["sha256"] = sha256(path)
         header = audio.info(path)
         known.update(dataclasses.asdict(header), duration=header.duration)
         known.update(_measure(path))
@@ -367,14 +367,6 @@ def _measure(path: Path) -> dict[str, Any]:
         full = magnitude >= 32767 / 32768
         clipped = clipped or bool((full[:, 1:] & full[:, :-1]).any())
     return {"peak": peak, "silent": peak < SILENCE, "clipped": clipped, "nan": False}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:
