@@ -259,4 +259,4 @@ def test_killed_at_any_moment_it_leaves_nothing_unreadable_and_continues(tmp_pat
     assert kills >= 2
     assert Codec.load(out, verify=True).info["finished"] is True
     assert len(history(out)) == 6
-    assert not [path for path in out.rglob(".*")]
+    assert not list(out.rglob(".*"))

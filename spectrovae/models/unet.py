@@ -4,6 +4,8 @@ No bottleneck binds it: the first skip carries full resolution, so it is a ceili
 every measure that an identity would also win. Few channels at full resolution keep it fast.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,7 +13,7 @@ from spectrovae import layers, losses
 from spectrovae.models import base
 
 # widths at full resolution and after each halving
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (4, 8, 8)},
     "small": {"widths": (8, 16, 32, 64, 128)},
     "base": {"widths": (32, 64, 128, 256, 512)},

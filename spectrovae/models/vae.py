@@ -7,6 +7,7 @@ it learns the principal subspace in a few epochs, and the convolutions what is n
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -18,7 +19,7 @@ from spectrovae.models import base
 LIKELIHOODS = ("sigma", "alpha_rmse", "alpha_mse")
 
 # widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (8, 16, 16), "strides": ((4, 4), (4, 2), (2, 2)), "latent_dim": 8},
     "small": {"widths": (32, 64, 128, 256), "strides": ((4, 2), (2, 2), (2, 2), (2, 2)), "latent_dim": 128},
     "base": {"widths": (64, 128, 256, 512), "strides": ((4, 2), (2, 2), (2, 2), (2, 2)), "latent_dim": 256},
@@ -112,7 +113,9 @@ class VAE(base.Trainer):
         if likelihood not in LIKELIHOODS:
             raise InputError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, received {likelihood!r}")
         shape = PRESETS[preset]
-        latent_dim = latent_dim or shape["latent_dim"]
+        latent_dim = int(shape["latent_dim"] if latent_dim is None else latent_dim)
+        if latent_dim < 1:
+            raise InputError(f"latent_dim must be at least 1, received {latent_dim}")
         self.latent_dim, self.likelihood = latent_dim, likelihood
         self.alpha, self.beta, self.warmup_steps = alpha, beta, warmup_steps
         self.encoder = build_encoder(self.feature_shape, shape["widths"], shape["strides"], latent_dim)

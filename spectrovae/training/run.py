@@ -181,7 +181,7 @@ class TensorBoardPictures(keras.callbacks.Callback):
     def __init__(self, folder: Path, features, representation, every: int = 5):
         super().__init__()
         self.folder, self.features, self.representation, self.every = folder, features, representation, every
-        self.writer = None
+        self.writer: Any = None
 
     def on_epoch_end(self, epoch, logs=None):
         self.writer = self.writer or tf.summary.create_file_writer(str(self.folder))
