@@ -77,7 +77,9 @@ def test_istft_inverts_stft(n_fft, hop_length, samples):
     assert rebuilt.shape == waveform.shape
     # Past the last frame's centre the window may fade to nothing: what it does not reach cannot come back.
     frames = frame_count(samples, hop_length)
-    reach = librosa.filters.window_sumsquare(window="hann", n_frames=frames, n_fft=n_fft, hop_length=hop_length)
+    reach = librosa.filters.window_sumsquare(
+        window="hann", n_frames=frames, n_fft=n_fft, hop_length=hop_length
+    )
     reach = np.pad(reach, (0, samples))[n_fft // 2 :][:samples]
     np.testing.assert_allclose(rebuilt[:, reach > 1e-3], waveform[:, reach > 1e-3], atol=1e-4)
 
@@ -100,7 +102,10 @@ def test_istft_pads_with_zeros_past_the_last_frame():
 
 
 @given(
-    n_fft=st.integers(1, 24), hop_length=st.integers(1, 24), frames=st.integers(1, 6), samples=st.integers(0, 60)
+    n_fft=st.integers(1, 24),
+    hop_length=st.integers(1, 24),
+    frames=st.integers(1, 6),
+    samples=st.integers(0, 60),
 )
 def test_frame_equals_naive_loop(n_fft, hop_length, frames, samples):
     signal = noise(2, samples)

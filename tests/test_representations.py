@@ -31,7 +31,9 @@ def librosa_db(waveform, n_fft, hop_length):
     """Level in dB under a full-scale sine, floored at -80: in double precision, laid out (batch, bins, frames, 1)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # short signals
-        spectrum = librosa.stft(waveform.astype(float), n_fft=n_fft, hop_length=hop_length, pad_mode="constant")
+        spectrum = librosa.stft(
+            waveform.astype(float), n_fft=n_fft, hop_length=hop_length, pad_mode="constant"
+        )
     full_scale = librosa.filters.get_window("hann", n_fft).sum() / 2.0
     db = librosa.amplitude_to_db(np.abs(spectrum), ref=full_scale, amin=1e-4 * full_scale, top_db=None)
     return db[:, :-1, :, None]
@@ -138,7 +140,9 @@ def test_per_example_spans_0_1_and_ignores_the_others(speech):
     features = representation(speech).numpy()
     assert features.min(axis=(1, 2, 3)) == pytest.approx(np.zeros(12))
     assert features.max(axis=(1, 2, 3)) == pytest.approx(np.ones(12))
-    scaler = sklearn.preprocessing.MinMaxScaler().fit(representation.decibels(speech[:1]).numpy().reshape(-1, 1))
+    scaler = sklearn.preprocessing.MinMaxScaler().fit(
+        representation.decibels(speech[:1]).numpy().reshape(-1, 1)
+    )
     expected = scaler.transform(representation.decibels(speech[:1]).numpy().reshape(-1, 1)).reshape(64, -1)
     np.testing.assert_allclose(features[0, ..., 0], expected, atol=1e-5)
 
@@ -152,7 +156,9 @@ def test_silence_is_finite(normalisation):
     assert np.max(np.abs(representation.inverse(features, 400).numpy())) < 1e-2
 
 
-@pytest.mark.parametrize("dataset", [[], tf.data.Dataset.from_tensor_slices(noise(0, 100)).batch(2)], ids=["list", "tf.data"])
+@pytest.mark.parametrize(
+    "dataset", [[], tf.data.Dataset.from_tensor_slices(noise(0, 100)).batch(2)], ids=["list", "tf.data"]
+)
 def test_adapt_on_nothing_is_refused(dataset):
     with pytest.raises(InputError, match="empty data set"):
         small("per_bin").adapt(dataset)
@@ -175,12 +181,16 @@ def test_peak_db(speech):
 def test_inverse_keeps_level_and_spectrum(speech, normalisation):
     representation = LogSTFT(8000, n_fft=512, hop_length=128, normalisation=normalisation)
     representation.adapt([speech])
-    statistics = representation.statistics(representation.decibels(speech)) if normalisation == "per_example" else None
+    statistics = (
+        representation.statistics(representation.decibels(speech)) if normalisation == "per_example" else None
+    )
     found = representation.inverse(representation(speech), 8064, statistics).numpy()
     assert found.shape == speech.shape
     rms = [np.sqrt(np.mean(np.square(x), axis=1)) for x in (speech, found)]
     assert 20.0 * np.log10(rms[1] / rms[0]) == pytest.approx(np.zeros(12), abs=1.0)
-    wanted, rebuilt = (np.abs(librosa.stft(x, n_fft=512, hop_length=128, pad_mode="constant")) for x in (speech, found))
+    wanted, rebuilt = (
+        np.abs(librosa.stft(x, n_fft=512, hop_length=128, pad_mode="constant")) for x in (speech, found)
+    )
     assert np.mean([convergence(w, r) for w, r in zip(wanted, rebuilt)]) < -20.0
 
 
@@ -269,7 +279,11 @@ def test_load_refuses_a_damaged_file(tmp_path):
 def waveform():
     time = np.arange(2000) / 8000.0
     loud = 0.5 * np.sin(2.0 * np.pi * 440.0 * time) * np.exp(-4.0 * time)
-    return np.stack([loud, 0.1 * loud[::-1], np.zeros(2000)]).astype(np.float32) + noise(3, 2000) * [[1], [0.1], [0]]
+    return np.stack([loud, 0.1 * loud[::-1], np.zeros(2000)]).astype(np.float32) + noise(3, 2000) * [
+        [1],
+        [0.1],
+        [0],
+    ]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-".join)
@@ -328,7 +342,9 @@ def test_any_precision_policy_computes_in_float32(representation, waveform, feat
 def test_graph_and_saved_model(representation, waveform, features, tmp_path):
     module = tf.Module()
     module.layer = representation
-    module.analyse = tf.function(representation.call, input_signature=[tf.TensorSpec([None, None], tf.float32)])
+    module.analyse = tf.function(
+        representation.call, input_signature=[tf.TensorSpec([None, None], tf.float32)]
+    )
     module.synthesise = tf.function(
         representation.inverse,
         input_signature=[tf.TensorSpec([None, *features.shape[1:2], None, features.shape[3]], tf.float32)],
@@ -345,6 +361,8 @@ def test_graph_and_saved_model(representation, waveform, features, tmp_path):
 def test_compiled_by_xla(representation, waveform, features):
     compiled = tf.function(representation.call, jit_compile=True)(tf.cast(waveform, tf.float32))
     np.testing.assert_allclose(compiled.numpy(), features, atol=1e-3)
+    rebuilt = tf.function(representation.inverse, jit_compile=True)(features)
+    np.testing.assert_allclose(rebuilt.numpy(), representation.inverse(features).numpy(), atol=1e-3)
 
 
 def test_saved_and_loaded_in_a_fresh_process(waveform, tmp_path, fresh_process):
@@ -355,7 +373,10 @@ def test_saved_and_loaded_in_a_fresh_process(waveform, tmp_path, fresh_process):
         layer.adapt([waveform])
         layer.save(tmp_path / f"{name}-{normalisation}.keras")
         features = layer(waveform)
-        expected |= {f"{name}-{normalisation}": features, f"{name}-{normalisation}-back": layer.inverse(features)}
+        expected |= {
+            f"{name}-{normalisation}": features,
+            f"{name}-{normalisation}-back": layer.inverse(features),
+        }
     np.savez(tmp_path / "waveform.npz", waveform=waveform)
     fresh_process(
         """
