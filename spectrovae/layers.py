@@ -50,6 +50,12 @@ class Sampling(keras.layers.Layer):
     def compute_output_shape(self, mean_shape, log_variance_shape):
         return mean_shape
 
+    def save_own_variables(self, store):
+        store["noise"] = ops.convert_to_numpy(self.generator.state)
+
+    def load_own_variables(self, store):
+        self.generator.state.assign(store["noise"])
+
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
 

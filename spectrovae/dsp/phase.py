@@ -1,5 +1,7 @@
 """Phase recovery: a waveform from a magnitude spectrogram."""
 
+import math
+
 import tensorflow as tf
 
 from spectrovae.dsp.stft import istft, stft
@@ -39,7 +41,9 @@ def griffin_lim(
         )
     frames = tf.shape(magnitude)[1]
     length = (frames - 1) * hop_length if length is None else length
-    angle = tf.random.stateless_uniform([1, frames, magnitude.shape[-1]], [seed, 0], 0.0, 2.0 * 3.141592653589793)
+    shape = [1, frames, magnitude.shape[-1]]
+    # One generator named, since the default differs between devices and under XLA.
+    angle = tf.random.stateless_uniform(shape, [seed, 0], 0.0, 2.0 * math.pi, alg="philox")
     phase = tf.complex(tf.cos(angle), tf.sin(angle)) * tf.ones_like(tf.complex(magnitude, 0.0))
     scaled = tf.complex(magnitude, 0.0)
     blend = tf.constant(momentum / (1.0 + momentum), tf.complex64)

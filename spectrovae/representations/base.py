@@ -1,6 +1,8 @@
 """What every representation shares: normalisation from dB to features and back, checks, saving."""
 
 import os
+import zipfile
+import zlib
 
 import keras
 import numpy as np
@@ -203,7 +205,7 @@ def load(path: str | os.PathLike) -> Representation:
     """
     try:
         model = keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"cannot read a representation from {path}: {str(error).splitlines()[0]}") from error
     found = [layer for layer in model.layers if isinstance(layer, Representation)]
     if len(found) != 1:

@@ -1,0 +1,85 @@
+"""Fixtures shared by all tests: real recordings, fresh Python processes, repeatable randomness."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile(
+    "spectrovae",
+    deadline=None,
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("spectrovae")
+
+
+@pytest.fixture(autouse=True)
+def _same_seed():
+    """Every test starts from the same random state, whichever tests ran before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder that ``SPECTROVAE_DATA`` names. Unset skips the test; set to something missing fails it."""
+    if "SPECTROVAE_DATA" not in os.environ:
+        pytest.skip("needs recordings: set SPECTROVAE_DATA to a folder that holds fsdd/recordings")
+    folder = Path(os.environ["SPECTROVAE_DATA"])
+    if not folder.is_dir():
+        pytest.fail(f"SPECTROVAE_DATA names {folder}, which is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fsdd_folder(data_folder) -> Path:
+    """The recordings of the Free Spoken Digit Dataset."""
+    folder = data_folder / "fsdd" / "recordings"
+    if not any(folder.glob("*.wav")):
+        pytest.fail(f"SPECTROVAE_DATA is set, but {folder} holds no wav files")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech(fsdd_folder) -> np.ndarray:
+    """Twelve spoken digits of six speakers at 8 kHz: float32 (12, 8064), silence after each."""
+    speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+    clips = np.zeros((12, 8064), np.float32)
+    for row in range(12):
+        clip, rate = soundfile.read(
+            fsdd_folder / f"{row % 10}_{speakers[row % 6]}_{row}.wav", dtype="float32"
+        )
+        assert rate == 8000
+        clips[row, : len(clip)] = clip[:8064]
+    return clips
+
+
+@pytest.fixture(scope="session")
+def fresh_process():
+    """Run Python code in a new process, where only that code has imported anything; return what it printed."""
+
+    def run(code: str, *arguments, **environment: str) -> str:
+        finished = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr[-4000:]
+        return finished.stdout
+
+    return run

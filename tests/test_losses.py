@@ -1,0 +1,106 @@
+"""Losses against SciPy, Monte Carlo and closed forms."""
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+import scipy.stats
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectrovae import losses
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_kl_is_the_integral_that_defines_it():
+    points = np.linspace(-30.0, 30.0, 60_001)
+    for mean, log_variance in [(0.0, 0.0), (1.5, -2.0), (-2.0, 1.0), (0.3, -6.0)]:
+        posterior = scipy.stats.norm(mean, np.exp(0.5 * log_variance))
+        ratio = posterior.logpdf(points) - scipy.stats.norm.logpdf(points)
+        expected = scipy.integrate.trapezoid(posterior.pdf(points) * ratio, points)
+        found = losses.kl_divergence(tf.constant(mean), tf.constant(log_variance))
+        assert float(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_kl_equals_monte_carlo():
+    mean, log_variance = 3.0 * noise(4, 6), noise(4, 6, seed=1)
+    scale = np.exp(0.5 * log_variance)
+    drawn = mean + scale * np.random.default_rng(2).standard_normal((50_000, 4, 6))
+    ratio = scipy.stats.norm.logpdf(drawn, mean, scale) - scipy.stats.norm.logpdf(drawn)
+    expected = ratio.mean(axis=0)
+    error = ratio.std(axis=0) / np.sqrt(50_000)
+    found = np.asarray(losses.kl_divergence(mean, log_variance))
+    assert found.shape == (4, 6)
+    assert np.all(np.abs(found - expected) < 5.0 * error + 1e-3)
+
+
+@given(mean=st.floats(-5.0, 5.0), log_variance=st.floats(-12.0, 6.0))
+def test_kl_is_never_negative(mean, log_variance):
+    assert float(losses.kl_divergence(tf.constant(mean), tf.constant(log_variance))) >= -1e-6
+
+
+def test_errors_of_each_example():
+    target, prediction = noise(3, 4, 5, 2), noise(3, 4, 5, 2, seed=1)
+    expected = [np.mean((t - p) ** 2) for t, p in zip(target.astype(float), prediction.astype(float))]
+    assert losses.mean_squared_error(target, prediction).numpy() == pytest.approx(expected, rel=1e-5)
+    assert losses.root_mean_squared_error(target, prediction).numpy() == pytest.approx(
+        np.sqrt(expected), rel=1e-5
+    )
+
+
+def test_errors_are_summed_in_float32():
+    target = tf.cast(tf.zeros([1, 64, 64, 1]), tf.bfloat16)
+    found = losses.mean_squared_error(target, tf.fill([1, 64, 64, 1], tf.constant(0.125, tf.bfloat16)))
+    assert found.dtype == tf.float32
+    assert float(found[0]) == pytest.approx(0.125**2, rel=1e-6)
+
+
+@given(sigma=st.floats(0.02, 3.0), seed=st.integers(0, 99))
+def test_gaussian_nll_equals_scipy(sigma, seed):
+    target, prediction = noise(2, 30, seed=seed), noise(2, 30, seed=seed + 100)
+    squared_error = np.mean((target - prediction) ** 2, axis=1)
+    found = losses.gaussian_nll(squared_error, np.float32(np.log(sigma)), 30)
+    expected = -scipy.stats.norm.logpdf(target, prediction, sigma).sum(axis=1)
+    assert np.asarray(found) == pytest.approx(expected, rel=1e-4, abs=1e-2)
+
+
+@pytest.mark.parametrize("rmse", [0.05, 0.2, 1.0, 5.0])
+def test_optimal_sigma_is_the_rmse_and_minimises_the_likelihood(rmse):
+    # Two examples of different error share one sigma: the root of their mean squared error.
+    squared_error = np.float32([0.5, 1.5]) * np.float32(rmse**2)
+    best = scipy.optimize.minimize_scalar(
+        lambda log_sigma: float(np.mean(losses.gaussian_nll(squared_error, np.float32(log_sigma), 1000))),
+        bounds=(-6.0, 6.0),
+        method="bounded",
+    ).x
+    assert best == pytest.approx(np.log(rmse), abs=0.01)
+    found = float(losses.optimal_log_sigma(squared_error))
+    # The soft bound at -6 lifts it by log(1 + exp(-6 - log sigma)): 5 % at 0.05, nothing at 1.
+    assert found == pytest.approx(np.logaddexp(np.log(rmse), -6.0), abs=1e-4)
+    assert found == pytest.approx(best, abs=0.06)
+
+
+def test_sigma_is_bounded_below():
+    assert float(losses.optimal_log_sigma(np.zeros(3, np.float32))) == pytest.approx(-6.0, abs=1e-3)
+    assert float(losses.optimal_log_sigma(np.zeros(3, np.float32), floor=-2.0)) == pytest.approx(
+        -2.0, abs=1e-3
+    )
+
+
+def test_gradients_are_finite_at_zero_error():
+    target = noise(2, 5)
+    prediction = tf.Variable(target)
+    with tf.GradientTape(persistent=True) as tape:
+        squared_error = losses.mean_squared_error(target, prediction)
+        sigma = losses.optimal_log_sigma(squared_error)
+        values = {
+            "rmse": losses.root_mean_squared_error(target, prediction),
+            "sigma": losses.gaussian_nll(squared_error, sigma, 5),
+        }
+    for name, value in values.items():
+        assert np.all(np.isfinite(value)), name
+        assert np.all(np.isfinite(tape.gradient(value, prediction).numpy())), name

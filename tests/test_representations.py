@@ -1,0 +1,400 @@
+"""Representations against librosa and scikit-learn, and one round trip that every one of them must survive."""
+
+import warnings
+
+import keras
+import librosa
+import numpy as np
+import pytest
+import sklearn.preprocessing
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectrovae import representations
+from spectrovae.errors import InputError
+from spectrovae.representations import NORMALISATIONS, REPRESENTATIONS, LogSTFT
+
+KINDS = [(name, normalisation) for name in REPRESENTATIONS for normalisation in NORMALISATIONS]
+
+
+def noise(*shape, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def small(normalisation="range", **options):
+    """64 bins at 8 kHz: fast."""
+    return LogSTFT(8000, n_fft=128, hop_length=32, normalisation=normalisation, **options)
+
+
+def librosa_db(waveform, n_fft, hop_length):
+    """Level in dB under a full-scale sine, floored at -80: in double precision, laid out (batch, bins, frames, 1)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # short signals
+        spectrum = librosa.stft(
+            waveform.astype(float), n_fft=n_fft, hop_length=hop_length, pad_mode="constant"
+        )
+    full_scale = librosa.filters.get_window("hann", n_fft).sum() / 2.0
+    db = librosa.amplitude_to_db(np.abs(spectrum), ref=full_scale, amin=1e-4 * full_scale, top_db=None)
+    return db[:, :-1, :, None]
+
+
+def convergence(wanted, found):
+    return 20.0 * np.log10(np.linalg.norm(wanted - found) / np.linalg.norm(wanted))
+
+
+# Levels
+
+
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(512, 128), (512, 256), (400, 160), (64, 20)])
+@pytest.mark.parametrize("samples", [1, 500, 8064])
+def test_level_equals_librosa(speech, n_fft, hop_length, samples):
+    waveform = speech[:, 1000 : 1000 + samples] if samples < 8064 else speech
+    found = LogSTFT(8000, n_fft=n_fft, hop_length=hop_length).decibels(waveform).numpy()
+    expected = librosa_db(waveform, n_fft, hop_length)
+    assert found.shape == expected.shape
+    # Rounding in single precision is relative to the loudest bins, so only faint cells may differ by more.
+    loud = expected > expected.max(axis=(1, 2, 3), keepdims=True) - 40.0
+    np.testing.assert_allclose(found[loud], expected[loud], atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("bin_index", [3, 17, 40])
+def test_full_scale_sine_reads_0_db(bin_index):
+    sine = np.sin(2.0 * np.pi * bin_index / 128.0 * np.arange(4000)).astype(np.float32)[None]
+    level = small(max_db=6.0).decibels(sine).numpy()[0, :, 10:-10, 0]
+    assert level[bin_index] == pytest.approx(0.0, abs=1e-3)
+    assert np.all(level.argmax(axis=0) == bin_index)
+
+
+def test_levels_stay_in_the_range(speech):
+    representation = small(max_db=-20.0, dynamic_range=30.0)
+    features = representation(speech).numpy()
+    assert (representation.min_db, representation.max_db) == (-50.0, -20.0)
+    assert (features.min(), features.max()) == (0.0, 1.0)
+
+
+def test_shapes():
+    assert LogSTFT(8000, n_fft=512, hop_length=128).feature_shape(8064) == (256, 64, 1)
+    representation = small()
+    for samples in (1, 31, 32, 33, 1000):
+        shape = representation.feature_shape(samples)
+        assert representation(noise(2, samples)).shape == (2, *shape)
+        assert representation.compute_output_shape((2, samples)) == (2, *shape)
+    assert representation.compute_output_shape((None, None)) == (None, 64, None, 1)
+    assert representation.feature_shape(representation.samples_of(9))[1] == 9
+    assert representation.feature_shape(representation.samples_of(9) - 1)[1] == 8
+
+
+# Normalisation
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@given(max_db=st.floats(-40.0, 20.0), dynamic_range=st.floats(10.0, 120.0), seed=st.integers(0, 99))
+def test_to_db_inverts_from_db(normalisation, max_db, dynamic_range, seed):
+    representation = small(normalisation, max_db=max_db, dynamic_range=dynamic_range)
+    if normalisation == "per_bin":
+        representation.adapt([noise(4, 600, seed=seed + 100)])
+    # Levels outside the range too: a perturbation in dB must survive.
+    db = np.float32(max_db + dynamic_range * np.random.default_rng(seed).uniform(-1.5, 0.5, (2, 64, 9, 1)))
+    features = representation.from_db(db)
+    statistics = representation.statistics(db) if normalisation == "per_example" else None
+    np.testing.assert_allclose(representation.to_db(features, statistics).numpy(), db, atol=1e-3)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_db_per_unit_is_the_slope_of_to_db(normalisation):
+    representation = small(normalisation)
+    representation.adapt([noise(4, 600)])
+    features = noise(1, 64, 5, 1)
+    step = (representation.to_db(features + 1.0) - representation.to_db(features)).numpy()
+    expected = np.broadcast_to(np.reshape(representation.db_per_unit, (-1, 1)), (64, 5))
+    np.testing.assert_allclose(step[0, ..., 0], expected, rtol=1e-4)
+
+
+def test_range_maps_the_fixed_range_to_0_1():
+    representation = small(max_db=-10.0, dynamic_range=60.0)
+    found = representation.from_db(np.float32([-70.0, -40.0, -10.0])).numpy()
+    assert found == pytest.approx([0.0, 0.5, 1.0], abs=1e-6)
+
+
+def test_per_bin_equals_scikit_learn(speech):
+    representation = small("per_bin")
+    representation.adapt(tf.data.Dataset.from_tensor_slices(speech).batch(5))
+    columns = librosa_db(speech, 128, 32)[..., 0].transpose(0, 2, 1).reshape(-1, 64)
+    scaler = sklearn.preprocessing.StandardScaler().fit(columns)
+    assert representation.bin_mean.numpy() == pytest.approx(scaler.mean_, abs=1e-2)
+    assert representation.bin_std.numpy() == pytest.approx(scaler.scale_, rel=1e-3)
+    found = representation(speech).numpy()[..., 0].transpose(0, 2, 1).reshape(-1, 64)
+    np.testing.assert_allclose(found, scaler.transform(columns), atol=1e-2)
+
+
+def test_per_bin_leaves_a_constant_bin_finite():
+    representation = small("per_bin")
+    representation.adapt([np.zeros((2, 500), np.float32)])
+    np.testing.assert_allclose(representation(np.zeros((1, 500), np.float32)).numpy(), 0.0, atol=1e-4)
+
+
+def test_per_example_spans_0_1_and_ignores_the_others(speech):
+    representation = small("per_example")
+    features = representation(speech).numpy()
+    assert features.min(axis=(1, 2, 3)) == pytest.approx(np.zeros(12))
+    assert features.max(axis=(1, 2, 3)) == pytest.approx(np.ones(12))
+    scaler = sklearn.preprocessing.MinMaxScaler().fit(
+        representation.decibels(speech[:1]).numpy().reshape(-1, 1)
+    )
+    expected = scaler.transform(representation.decibels(speech[:1]).numpy().reshape(-1, 1)).reshape(64, -1)
+    np.testing.assert_allclose(features[0, ..., 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_silence_is_finite(normalisation):
+    representation = small(normalisation)
+    silence = np.zeros((2, 400), np.float32)
+    features = representation(silence)
+    assert np.all(np.isfinite(features.numpy()))
+    assert np.max(np.abs(representation.inverse(features, 400).numpy())) < 1e-2
+
+
+@pytest.mark.parametrize(
+    "dataset", [[], tf.data.Dataset.from_tensor_slices(noise(0, 100)).batch(2)], ids=["list", "tf.data"]
+)
+def test_adapt_on_nothing_is_refused(dataset):
+    with pytest.raises(InputError, match="empty data set"):
+        small("per_bin").adapt(dataset)
+    small("range").adapt(dataset)  # nothing to fit
+
+
+def test_peak_db(speech):
+    expected = max(librosa_db(row[None], 128, 32).max() for row in speech)
+    batches = tf.data.Dataset.from_tensor_slices(speech).batch(5)
+    assert small(max_db=-40.0).peak_db(batches) == pytest.approx(expected, abs=1e-3)
+    for silent in ([], [np.zeros((2, 300), np.float32)]):
+        with pytest.raises(InputError, match="silent"):
+            small().peak_db(silent)
+
+
+# The way back
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_inverse_keeps_level_and_spectrum(speech, normalisation):
+    representation = LogSTFT(8000, n_fft=512, hop_length=128, normalisation=normalisation)
+    representation.adapt([speech])
+    statistics = (
+        representation.statistics(representation.decibels(speech)) if normalisation == "per_example" else None
+    )
+    found = representation.inverse(representation(speech), 8064, statistics).numpy()
+    assert found.shape == speech.shape
+    rms = [np.sqrt(np.mean(np.square(x), axis=1)) for x in (speech, found)]
+    assert 20.0 * np.log10(rms[1] / rms[0]) == pytest.approx(np.zeros(12), abs=1.0)
+    wanted, rebuilt = (
+        np.abs(librosa.stft(x, n_fft=512, hop_length=128, pad_mode="constant")) for x in (speech, found)
+    )
+    assert np.mean([convergence(w, r) for w, r in zip(wanted, rebuilt)]) < -20.0
+
+
+@given(samples=st.integers(1, 700))
+def test_inverse_gives_the_length_asked_for(samples):
+    representation = small(griffin_lim_iterations=1)
+    features = representation(noise(2, samples))
+    assert representation.inverse(features, samples).shape == (2, samples)
+    assert representation.inverse(features).shape == (2, representation.samples_of(features.shape[2]))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros((2, 100), np.int16), "floating point"),
+        (np.zeros((2, 100), np.complex64), "floating point"),
+        (np.zeros(100, np.float32), r"\(batch, samples\)"),
+        (np.zeros((2, 100, 1), np.float32), r"\(batch, samples\)"),
+        (np.float32(0.5), r"\(batch, samples\)"),
+    ],
+    ids=["integer", "complex", "rank 1", "rank 3", "scalar"],
+)
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_bad_waveforms_are_refused(name, waveform, message):
+    with pytest.raises(InputError, match=message) as caught:
+        REPRESENTATIONS[name](8000)(waveform)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sample_rate": 0},
+        {"sample_rate": 44100.5},
+        {"dynamic_range": 0.0},
+        {"dynamic_range": float("nan")},
+        {"normalisation": "minmax"},
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(name, options):
+    with pytest.raises(InputError, match=f"{next(iter(options))} must be .*, received"):
+        REPRESENTATIONS[name](**{"sample_rate": 8000, **options})
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_fft": 511}, {"n_fft": 2}, {"hop_length": 0}, {"n_fft": 512, "hop_length": 257}], ids=str
+)
+def test_bad_stft_arguments_are_refused(options):
+    with pytest.raises(InputError, match=f"{list(options)[-1]} must .*, received"):
+        LogSTFT(8000, **options)
+
+
+def test_load_refuses_what_is_not_a_representation(tmp_path):
+    with pytest.raises(InputError, match="cannot read a representation"):
+        representations.load(tmp_path / "missing.keras")
+    (tmp_path / "text.keras").write_text("hello")
+    with pytest.raises(InputError, match="cannot read a representation"):
+        representations.load(tmp_path / "text.keras")
+    inputs = keras.Input((3,))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "dense.keras")
+    with pytest.raises(InputError, match="holds 0 representations"):
+        representations.load(tmp_path / "dense.keras")
+
+
+def test_load_refuses_a_damaged_file(tmp_path):
+    small("per_bin").save(tmp_path / "whole.keras")
+    whole = (tmp_path / "whole.keras").read_bytes()
+    damaged = {f"cut-{part}": whole[: len(whole) * part // 10] for part in (0, 1, 5, 9)}
+    damaged["overwritten"] = whole[:70] + bytes(40) + whole[110:]
+    for name, content in damaged.items():
+        (tmp_path / f"{name}.keras").write_bytes(content)
+        with pytest.raises(InputError, match="cannot read a representation") as caught:
+            representations.load(tmp_path / f"{name}.keras")
+        assert "\n" not in str(caught.value)
+
+
+# One round trip for all: every entry of REPRESENTATIONS must pass, new ones too
+
+
+@pytest.fixture(scope="module")
+def waveform():
+    time = np.arange(2000) / 8000.0
+    loud = 0.5 * np.sin(2.0 * np.pi * 440.0 * time) * np.exp(-4.0 * time)
+    return np.stack([loud, 0.1 * loud[::-1], np.zeros(2000)]).astype(np.float32) + noise(3, 2000) * [
+        [1],
+        [0.1],
+        [0],
+    ]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def representation(request, waveform):
+    """An adapted one of each kind."""
+    name, normalisation = request.param
+    layer = REPRESENTATIONS[name](8000, normalisation=normalisation)
+    layer.adapt([waveform])
+    return layer
+
+
+@pytest.fixture
+def features(representation, waveform):
+    waveform = waveform.astype(np.float32)
+    return representation(waveform).numpy()
+
+
+def test_features_are_laid_out_as_announced(representation, waveform, features):
+    assert features.dtype == np.float32
+    assert features.shape == (3, *representation.feature_shape(2000))
+    assert np.all(np.isfinite(features))
+
+
+def test_batch_invariance(representation, waveform, features):
+    alone = np.concatenate([representation(row[None]).numpy() for row in waveform])
+    np.testing.assert_allclose(alone, features, atol=1e-5)
+    np.testing.assert_allclose(representation(waveform[::-1]).numpy()[::-1], features, atol=1e-5)
+
+
+def test_from_config(representation, waveform, features):
+    twin = type(representation).from_config(representation.get_config())
+    assert twin.get_config() == representation.get_config()
+    twin.adapt([waveform])
+    np.testing.assert_array_equal(twin(waveform).numpy(), features)
+
+
+def test_in_a_tf_data_map(representation, waveform, features):
+    dataset = tf.data.Dataset.from_tensor_slices(waveform.astype(np.float32)).batch(2).map(representation)
+    np.testing.assert_allclose(np.concatenate(list(dataset.as_numpy_iterator())), features, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_any_precision_policy_computes_in_float32(representation, waveform, features, policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        twin = type(representation).from_config(representation.get_config())
+        twin.adapt([waveform])
+        found = twin(waveform)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert found.dtype == tf.float32
+    np.testing.assert_array_equal(found.numpy(), features)
+
+
+def test_graph_and_saved_model(representation, waveform, features, tmp_path):
+    module = tf.Module()
+    module.layer = representation
+    module.analyse = tf.function(
+        representation.call, input_signature=[tf.TensorSpec([None, None], tf.float32)]
+    )
+    module.synthesise = tf.function(
+        representation.inverse,
+        input_signature=[tf.TensorSpec([None, *features.shape[1:2], None, features.shape[3]], tf.float32)],
+    )
+    tf.saved_model.save(module, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    waveform = tf.cast(waveform, tf.float32)
+    np.testing.assert_allclose(loaded.analyse(waveform).numpy(), features, atol=1e-5)
+    rebuilt = representation.inverse(features).numpy()
+    assert rebuilt.shape == (3, representation.samples_of(features.shape[2]))
+    np.testing.assert_allclose(loaded.synthesise(features).numpy(), rebuilt, atol=1e-3)
+
+
+def test_compiled_by_xla(representation, waveform, features):
+    compiled = tf.function(representation.call, jit_compile=True)(tf.cast(waveform, tf.float32))
+    np.testing.assert_allclose(compiled.numpy(), features, atol=1e-3)
+    rebuilt = tf.function(representation.inverse, jit_compile=True)(features)
+    np.testing.assert_allclose(rebuilt.numpy(), representation.inverse(features).numpy(), atol=1e-3)
+
+
+def test_saved_and_loaded_in_a_fresh_process(waveform, tmp_path, fresh_process):
+    waveform = waveform.astype(np.float32)
+    expected = {}
+    for name, normalisation in KINDS:
+        layer = REPRESENTATIONS[name](8000, normalisation=normalisation, max_db=-3.0)
+        layer.adapt([waveform])
+        layer.save(tmp_path / f"{name}-{normalisation}.keras")
+        features = layer(waveform)
+        expected |= {
+            f"{name}-{normalisation}": features,
+            f"{name}-{normalisation}-back": layer.inverse(features),
+        }
+    np.savez(tmp_path / "waveform.npz", waveform=waveform)
+    fresh_process(
+        """
+import pathlib, sys
+import numpy as np
+from spectrovae import representations
+folder = pathlib.Path(sys.argv[1])
+waveform = np.load(folder / "waveform.npz")["waveform"]
+found = {}
+for file in folder.glob("*.keras"):
+    layer = representations.load(file)
+    features = layer(waveform)
+    found |= {file.stem: features, file.stem + "-back": layer.inverse(features)}
+np.savez(folder / "found.npz", **found)
+""",
+        tmp_path,
+    )
+    with np.load(tmp_path / "found.npz") as found:
+        assert set(found.files) == set(expected)
+        for key, value in expected.items():
+            np.testing.assert_allclose(found[key], np.asarray(value), atol=1e-4, err_msg=key)
