@@ -1,0 +1,152 @@
+"""A codec as a SavedModel, in the folders that TensorFlow Serving polls.
+
+    FOLDER/NAME/1/
+      saved_model.pb  variables/          signatures serving_default, encode, decode, describe
+      assets.extra/spectrovae.json        sample rate, representation, versions, parity with the Keras model
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from spectrovae import files
+from spectrovae.codec import Codec
+from spectrovae.errors import InputError
+from spectrovae.serving.parity import check_parity
+
+DESCRIPTION = Path("assets.extra") / "spectrovae.json"
+
+
+def export(
+    codec: Codec | str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    name: str | None = None,
+    version: int | None = None,
+    force: bool = False,
+    check: bool = True,
+) -> Path:
+    """Write a codec to ``folder/name/version`` as a SavedModel that needs nothing but TensorFlow.
+
+    Its signatures take and return named float32 tensors, any batch, any length of one sample or more:
+
+    - ``serving_default``: ``waveform`` (batch, samples) -> ``waveform`` (batch, samples).
+    - ``encode``: ``waveform`` -> ``latent`` (batch, segments, ...); ``latent_0``, ``latent_1``, ... where the encoder
+      returns a list.
+    - ``decode``: the same latents -> ``waveform`` (batch, samples), all that the segments span.
+    - ``describe``: nothing -> ``description``, a JSON string: ``sample_rate`` in Hz, ``segment_samples``,
+      ``representation``, ``version`` and what else ``codec.json`` says.
+
+    The model appears whole or not at all: it is made in a hidden folder beside ``name``, compared there with the Keras
+    model, and only then renamed to its version.
+
+    Args:
+        codec: a codec, or the path of a bundle.
+        folder: parent of the model's folder; made where it is missing.
+        name: of the served model, by default the codec's.
+        version: a positive number, by default the one after the highest there.
+        force: replace the version if it exists.
+        check: compare with the Keras model in a new process, see :func:`check_parity`.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        InputError: not a bundle, a version that exists, a name or version that cannot be one, a folder that cannot be
+            written, or a model with a state of its own, such as a noise generator.
+        ParityError: the SavedModel does not give what the Keras model gives; nothing was written.
+    """
+    codec = codec if isinstance(codec, Codec) else Codec.load(codec)
+    name = codec.name if name is None else name
+    if Path(name).name != name or name.startswith("."):
+        raise InputError(f"name must be a plain folder name for the served model, received {name!r}")
+    folder = Path(folder)
+    home = folder / name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        version = _next_version(home) if version is None else version
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise InputError(f"version must be a whole number from 1 up, received {version!r}")
+        target = home / str(version)
+        if target.exists() and not force:
+            raise InputError(f"{target} exists; choose another version, leave the version out, or --force to replace it")
+        # A folder beside NAME, so that a server polling NAME cannot see it, and on the same disk for the rename.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
+            stage = Path(temporary) / "new"
+            description = codec.description() | {"name": name, "version": version}
+            save(codec, stage, description)
+            parity = check_parity(stage, codec) if check else None
+            files.write_json(stage / DESCRIPTION, description | {"parity": parity})
+            if target.exists():
+                os.rename(target, Path(temporary) / "old")
+            os.rename(stage, target)
+    except OSError as error:
+        raise InputError(f"cannot write {home}: {error.strerror or error}; choose a folder you can write to") from error
+    return target
+
+
+def read_export(path: str | os.PathLike) -> dict:
+    """The description of an exported model, without loading it: ``assets.extra/spectrovae.json``.
+
+    Raises:
+        InputError: not a folder that :func:`export` wrote.
+    """
+    try:
+        return json.loads((Path(path) / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"no exported model at {path}: expected a folder NAME/VERSION with {DESCRIPTION}") from error
+
+
+def save(codec: Codec, path: str | os.PathLike, description: dict) -> None:
+    """Write the SavedModel alone: no staging, no check.
+
+    Raises:
+        InputError: the graph uses a variable that is no weight, such as the state of a noise generator.
+    """
+    shapes = codec.latent_shapes
+    names = ["latent"] if len(shapes) == 1 else [f"latent_{index}" for index in range(len(shapes))]
+    waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
+    latents = [tf.TensorSpec([None, None, *shape], tf.float32, name=name) for name, shape in zip(names, shapes)]
+
+    def reconstruct(waveform):
+        return {"waveform": codec.reconstruct_graph(waveform)}
+
+    def encode(waveform):
+        return dict(zip(names, tf.nest.flatten(codec.encode_graph(waveform))))
+
+    def decode(*latents):
+        return {"waveform": codec.decode_graph(codec.pack(list(latents)), -1)}
+
+    def describe():
+        return {"description": tf.constant(json.dumps(description))}
+
+    signatures = {
+        name: tf.function(function, input_signature=inputs, autograph=False).get_concrete_function()
+        for name, function, inputs in (
+            ("serving_default", reconstruct, [waveform]),
+            ("encode", encode, [waveform]),
+            ("decode", decode, latents),
+            ("describe", describe, []),
+        )
+    }
+    # Plain TensorFlow variables, not the Keras objects around them: whoever loads the model has no Keras.
+    module = tf.Module()
+    module.weights = [
+        weight.value for part in (codec.representation, codec.encoder, codec.decoder) for weight in part.weights
+    ]
+    known = {id(variable) for variable in module.weights}
+    for name, function in signatures.items():
+        state = [variable.name for variable in function.graph.variables if id(variable) not in known]
+        if state:
+            raise InputError(
+                f"{name} of {codec.name} uses state that is no weight ({', '.join(state)}); a served model must give "
+                "the same result for the same request: take noise out of encoder and decoder"
+            )
+    tf.saved_model.save(module, os.fspath(path), signatures=signatures)
+
+
+def _next_version(home: Path) -> int:
+    return 1 + max((int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()), default=0)
