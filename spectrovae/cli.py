@@ -87,7 +87,9 @@ def data_fsdd(options) -> tuple[dict, str]:
     from spectrovae.data import fsdd
 
     result = fsdd.download(options.folder, archive=options.archive, progress=_counter("bytes"))
-    return result, f"{result['folder']}: {result['recordings']} recordings" + ", already there" * result["already_there"]
+    return result, f"{result['folder']}: {result['recordings']} recordings" + ", already there" * result[
+        "already_there"
+    ]
 
 
 def fit(options) -> tuple[dict, str]:
@@ -99,7 +101,9 @@ def fit(options) -> tuple[dict, str]:
     else:
         for name in ("family", "data"):
             if getattr(options, name) is None:
-                raise InputError(f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat")
+                raise InputError(
+                    f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
+                )
         recordings = _recordings(options)
         model_options: dict[str, Any] = {"preset": options.preset}
         for name in ("latent_dim", "likelihood", "alpha", "beta", "warmup_epochs"):
@@ -191,7 +195,9 @@ def export(options) -> tuple[dict, str]:
     """Write a SavedModel and prove it equal in a process without Keras."""
     from spectrovae import serving
 
-    result = serving.export(options.bundle, options.folder, name=options.name, version=options.version, force=options.force)
+    result = serving.export(
+        options.bundle, options.folder, name=options.name, version=options.version, force=options.force
+    )
     return {"path": str(result)}, str(result)
 
 
@@ -211,8 +217,8 @@ def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tup
         progress=_counter("scanned"),
     )  # fmt: skip
     result = measure(
-        codecs, recordings, options.out, split=options.split, limit=options.limit, seed=options.seed, force=options.force,
-        log=_log, **extra,
+        codecs, recordings, options.out, split=options.split, limit=options.limit, seed=options.seed,
+        force=options.force, log=_log, **extra,
     )  # fmt: skip
     page = Path(options.out) / "report.html"
     return result | {"report": str(page)}, f"{table(result)}\n\n{page}"
@@ -408,5 +414,3 @@ def _positive(text: str) -> int:
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
-
-

@@ -1,4 +1,4 @@
-"""Losses and divergences, in ``keras.ops`` alone. Sums run over the cells or dimensions of an example, never its batch."""
+"""Losses and divergences, in ``keras.ops`` alone; sums run over an example's cells or dimensions, never the batch."""
 
 import math
 

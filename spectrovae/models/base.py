@@ -28,7 +28,9 @@ class Trainer(keras.Model):
             raise InputError(f"preset must be one of {', '.join(presets)}, received {preset!r}")
         shape = tuple(feature_shape)
         if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
-            raise InputError(f"feature_shape must be (bins, frames, channels), all positive, received {feature_shape!r}")
+            raise InputError(
+                f"feature_shape must be (bins, frames, channels), all positive, received {feature_shape!r}"
+            )
         self.feature_shape = tuple(int(n) for n in shape)
         self.cells = math.prod(self.feature_shape)
         self.preset = preset

@@ -1,9 +1,9 @@
 """Variational autoencoder with a vector latent (Kingma and Welling, 2014), calibrated (Rybkin et al., 2021).
 
 The widths grow as the resolution falls: the first layer leaves full resolution at once (stride 4 x 2) and the last one
-returns to it by pixel shuffle, so that almost all the work is matrix products over many channels and few positions. Beside
-the convolutions runs a linear path, which alone would be probabilistic PCA (Tipping and Bishop, 1999; Lucas et al., 2019):
-it learns the principal subspace in a few epochs, and the convolutions what is not linear.
+returns to it by pixel shuffle, so that almost all the work is matrix products over many channels and few positions.
+Beside the convolutions runs a linear path, which alone would be probabilistic PCA (Tipping and Bishop, 1999; Lucas et
+al., 2019): it learns the principal subspace in a few epochs, and the convolutions what is not linear.
 """
 
 import math
@@ -56,9 +56,7 @@ def build_decoder(feature_shape, widths, strides, latent_dim: int) -> keras.Mode
     for index in reversed(range(len(widths))):
         cells = math.prod(strides[index])
         activation = "relu" if index else None
-        x = keras.layers.Conv2D(
-            outputs[index] * cells, 3, padding="same", activation=activation, name=f"up_{index}"
-        )(x)
+        x = keras.layers.Conv2D(outputs[index] * cells, 3, padding="same", activation=activation, name=f"up_{index}")(x)
         x = layers.PixelShuffle(strides[index], name=f"shuffle_{index}")(x)
     x = base.crop_to_shape(x, feature_shape)
     linear = keras.layers.Dense(math.prod(feature_shape), name="linear")(inputs)
@@ -89,8 +87,8 @@ class VAE(base.Trainer):
             (:attr:`Representation.db_per_unit`); metrics are reported with it.
         seed: of the latent noise.
 
-    Metrics: ``reconstruction`` (nats per example under ``"sigma"``, else the weighted error), ``kl`` (nats per example),
-    ``rmse_db`` (dB, of a sampled latent in training and of the posterior mean in evaluation).
+    Metrics: ``reconstruction`` (nats per example under ``"sigma"``, else the weighted error), ``kl`` (nats per
+    example), ``rmse_db`` (dB, of a sampled latent in training and of the posterior mean in evaluation).
     """
 
     prior = "standard_normal"

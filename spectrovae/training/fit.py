@@ -1,4 +1,4 @@
-"""Fit a model on recordings: one call from objects to a saved codec, that may be interrupted anywhere and called again."""
+"""Fit a model on recordings: one call from objects to a saved codec, that may be interrupted and called again."""
 
 import dataclasses
 import json
@@ -104,9 +104,9 @@ def train(
 ) -> Codec:
     """Train a model and keep it as a bundle at ``out``.
 
-    Each epoch ends with the state on disk, and the best model so far in the bundle. Stopped anywhere, by Ctrl-C, SIGTERM
-    or SIGKILL, the same call continues after the last whole epoch, with the same weights, optimizer, noise and order of
-    examples as if nothing had happened.
+    Each epoch ends with the state on disk, and the best model so far in the bundle. Stopped anywhere, by Ctrl-C,
+    SIGTERM or SIGKILL, the same call continues after the last whole epoch, with the same weights, optimizer, noise and
+    order of examples as if nothing had happened.
 
     Args:
         trainer: an instance of a family.
@@ -273,8 +273,8 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool) -> None:
     if changed:
         names = ", ".join(sorted({name for name, _ in changed}))
         raise InputError(
-            f"{out} holds a run with other settings ({names}); give the same ones to continue it, choose another folder, "
-            "or --force to start over"
+            f"{out} holds a run with other settings ({names}); give the same ones to continue it, choose another "
+            "folder, or --force to start over"
         )
     if not resume and Run(out, config).progress().get("finished", False):
         raise InputError(
@@ -296,7 +296,9 @@ def _evaluate(codec: Codec, trainer: Trainer, twin: Trainer, validation) -> dict
     twin.encoder.set_weights(codec.encoder.get_weights())
     twin.decoder.set_weights(codec.decoder.get_weights())
     twin.compile()
-    figures = {f"validation_{name}": value for name, value in twin.evaluate(validation, verbose=0, return_dict=True).items()}
+    figures = {
+        f"validation_{name}": value for name, value in twin.evaluate(validation, verbose=0, return_dict=True).items()
+    }
     if codec.prior is not None:
         means = np.concatenate([np.asarray(codec.encoder(batch)) for batch in validation])
         # Burda, Grosse and Salakhutdinov (2016): a unit is active when its posterior mean varies over the data.

@@ -28,7 +28,7 @@ def best_precision() -> str:
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[str]:
-    """Build models under a precision policy; ``"auto"`` is :func:`best_precision`. The policy before comes back after."""
+    """Build models under a precision policy, ``"auto"`` being :func:`best_precision`; the one before comes back."""
     if name not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, received {name!r}")
     name = best_precision() if name == "auto" else name

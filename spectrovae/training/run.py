@@ -1,11 +1,11 @@
 """What a run keeps on disk, and the callbacks that keep it.
 
-    BUNDLE/run/
-      config.json     all that repeats the run
-      state.npz       weights, optimizer, noise generators and progress after the last whole epoch
-      history.csv     one row an epoch
-      loss.png        the same as curves
-      logs/           TensorBoard: scalars, spectrograms, audio
+BUNDLE/run/
+  config.json     all that repeats the run
+  state.npz       weights, optimizer, noise generators and progress after the last whole epoch
+  history.csv     one row an epoch
+  loss.png        the same as curves
+  logs/           TensorBoard: scalars, spectrograms, audio
 """
 
 import csv
@@ -161,11 +161,14 @@ class KeepRun(keras.callbacks.Callback):
 
         def named(prefix: str) -> str:
             names = [name for name in UNITS if f"{prefix}{name}" in logs]
-            return "  ".join(f"{name.removesuffix('_db')} {logs[prefix + name]:.2f} {UNITS[name]}".strip() for name in names)
+            return "  ".join(
+                f"{name.removesuffix('_db')} {logs[prefix + name]:.2f} {UNITS[name]}".strip() for name in names
+            )
 
         width = len(str(self.epochs))
         rate = self.examples / max(seconds, 1e-9)
-        return f"epoch {epoch + 1:{width}}/{self.epochs}  {named('')}  | validation  {named('val_')}  {rate:.0f} examples/s"
+        done = f"epoch {epoch + 1:{width}}/{self.epochs}"
+        return f"{done}  {named('')}  | validation  {named('val_')}  {rate:.0f} examples/s"
 
 
 class TensorBoardPictures(keras.callbacks.Callback):
@@ -198,5 +201,7 @@ class TensorBoardPictures(keras.callbacks.Callback):
         self.writer.flush()
 
     def _picture(self, features):
-        level = (self.representation.to_db(features)[..., :1] - self.representation.min_db) / self.representation.dynamic_range
+        level = (
+            self.representation.to_db(features)[..., :1] - self.representation.min_db
+        ) / self.representation.dynamic_range
         return tf.clip_by_value(level[:, ::-1], 0.0, 1.0)
