@@ -1,0 +1,224 @@
+"""What every representation shares: normalisation from dB to features and back, checks, saving."""
+
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spectrovae import files
+from spectrovae.errors import InputError
+
+NORMALISATIONS = ("range", "per_bin", "per_example")
+
+
+class Representation(keras.layers.Layer):
+    """A level in dB over bins and frames, normalised; ``call`` goes forward, ``inverse`` back.
+
+    A subclass gives ``analyse`` (waveform -> dB), ``synthesise`` (dB -> waveform) and ``feature_shape``. Computes in
+    float32 under any precision policy.
+
+    Args:
+        sample_rate: of the waveforms, in Hz.
+        max_db: top of the dB range. 0 dB is the level of a full-scale sine.
+        dynamic_range: dB below ``max_db`` at which levels are floored.
+        normalisation: ``"range"`` maps [max_db - dynamic_range, max_db] to [0, 1], with nothing to fit;
+            ``"per_bin"`` subtracts each bin's mean and divides by its standard deviation, fitted by :meth:`adapt`;
+            ``"per_example"`` maps each example's own minimum and maximum to [0, 1], and forgets them: without
+            ``statistics`` the way back assumes the fixed range.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        *,
+        max_db: float = 0.0,
+        dynamic_range: float = 80.0,
+        normalisation: str = "range",
+        **kwargs,
+    ):
+        kwargs.pop("dtype", None)
+        super().__init__(dtype="float32", autocast=False, trainable=False, **kwargs)
+        if normalisation not in NORMALISATIONS:
+            raise InputError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, received {normalisation!r}")
+        if int(sample_rate) != sample_rate or sample_rate <= 0:
+            raise InputError(f"sample_rate must be a positive whole number of Hz, received {sample_rate!r}")
+        if not dynamic_range > 0:
+            raise InputError(f"dynamic_range must be a positive number of dB, received {dynamic_range!r}")
+        self.sample_rate = int(sample_rate)
+        self.max_db = float(max_db)
+        self.dynamic_range = float(dynamic_range)
+        self.normalisation = normalisation
+
+    @property
+    def min_db(self) -> float:
+        """The floor: no level is read below it, in dB."""
+        return self.max_db - self.dynamic_range
+
+    def build(self, input_shape=None):
+        bins = self.feature_shape(1)[0]
+        if self.normalisation == "per_bin":
+            self.bin_mean = self.add_weight(shape=(bins,), initializer="zeros", trainable=False, name="bin_mean")
+            self.bin_std = self.add_weight(shape=(bins,), initializer="ones", trainable=False, name="bin_std")
+        self.built = True
+
+    def feature_shape(self, samples: int) -> tuple[int, int, int]:
+        """(bins, frames, channels) that ``samples`` samples give."""
+        raise NotImplementedError
+
+    def analyse(self, waveform, floor_db: float):
+        """(batch, samples) -> level in dB (batch, bins, frames, 1), floored at ``floor_db``."""
+        raise NotImplementedError
+
+    def synthesise(self, db, length=None):
+        """Level in dB (batch, bins, frames, 1) -> waveform (batch, length)."""
+        raise NotImplementedError
+
+    def call(self, waveform):
+        """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, 1)."""
+        return self.from_db(self.decibels(waveform))
+
+    def compute_output_shape(self, input_shape):
+        batch, samples = input_shape
+        bins, frames, channels = self.feature_shape(samples or 1)
+        return (batch, bins, frames if samples is not None else None, channels)
+
+    def decibels(self, waveform):
+        """Waveform (batch, samples) -> level in dB (batch, bins, frames, 1), within [min_db, max_db]."""
+        return tf.minimum(self.analyse(check_waveform(waveform), self.min_db), self.max_db)
+
+    def inverse(self, features, length=None, statistics=None):
+        """Features (batch, bins, frames, 1) -> waveform (batch, length), by default the length the frames span.
+
+        Args:
+            statistics: under ``"per_example"``, what :meth:`statistics` gave for the same examples.
+        """
+        return self.synthesise(self.to_db(features, statistics), length)
+
+    def statistics(self, db):
+        """Minimum and maximum of each example in dB [shape=(batch, 2)], the side information of per-example scaling."""
+        return tf.stack([tf.reduce_min(db, axis=(1, 2, 3)), tf.reduce_max(db, axis=(1, 2, 3))], axis=-1)
+
+    def from_db(self, db):
+        """Level in dB -> features, same shape. Affine and never clipped, so that a perturbation in dB keeps its size."""
+        db = tf.cast(db, tf.float32)
+        if self.normalisation == "per_bin":
+            self._require_built()
+            return (db - self._column(self.bin_mean)) / self._column(self.bin_std)
+        if self.normalisation == "per_example":
+            low, high = self._low_high(self.statistics(db))
+            return tf.math.divide_no_nan(db - low, high - low)
+        return (db - self.min_db) / self.dynamic_range
+
+    def to_db(self, features, statistics=None):
+        """Features -> level in dB, same shape: the inverse of :meth:`from_db`."""
+        features = tf.cast(features, tf.float32)
+        if self.normalisation == "per_bin":
+            self._require_built()
+            return features * self._column(self.bin_std) + self._column(self.bin_mean)
+        if self.normalisation == "per_example" and statistics is not None:
+            low, high = self._low_high(tf.cast(statistics, tf.float32))
+            return features * (high - low) + low
+        return features * self.dynamic_range + self.min_db
+
+    @property
+    def db_per_unit(self) -> float | list[float]:
+        """dB that one unit of a feature is worth: a number, or one for each bin (nominal under ``per_example``)."""
+        if self.normalisation == "per_bin":
+            self._require_built()
+            return [float(value) for value in np.asarray(self.bin_std)]
+        return self.dynamic_range
+
+    def adapt(self, dataset) -> None:
+        """Fit the statistics of ``"per_bin"`` in one pass over batches of waveforms; nothing to do for the others.
+
+        Raises:
+            InputError: the data set is empty.
+        """
+        if self.normalisation != "per_bin":
+            return
+        self._require_built()
+        count, total, squares = 0, 0.0, 0.0
+        for waveform in dataset:
+            db = np.asarray(self.decibels(waveform), dtype=np.float64)
+            count += db.shape[0] * db.shape[2]
+            total = total + db.sum(axis=(0, 2, 3))
+            squares = squares + np.square(db).sum(axis=(0, 2, 3))
+        if not count:
+            raise InputError("adapt needs at least one waveform, received an empty data set")
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        self.bin_mean.assign(mean)
+        # A bin that never moves (all floor) keeps unit scale: 1 dB stays 1, instead of a division by zero.
+        self.bin_std.assign(np.where(std < 1e-3, 1.0, std))
+
+    def peak_db(self, dataset) -> float:
+        """Highest level over batches of waveforms, in dB: what ``max_db`` may be set to for quiet recordings.
+
+        Raises:
+            InputError: every waveform is silent, or there is none.
+        """
+        silence = -200.0
+        peak = max((float(tf.reduce_max(self.analyse(check_waveform(batch), silence))) for batch in dataset), default=silence)
+        if peak <= silence + 1.0:
+            raise InputError("the recordings are silent: no peak level to set the dB range by; give max_db yourself")
+        return peak
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the layer with its statistics to a ``.keras`` file of its own."""
+        inputs = keras.Input((None,), dtype="float32", name="waveform")
+        with files.replacing(path) as temporary:
+            keras.Model(inputs, self(inputs), name="representation").save(temporary)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sample_rate": self.sample_rate,
+            "max_db": self.max_db,
+            "dynamic_range": self.dynamic_range,
+            "normalisation": self.normalisation,
+        }
+
+    def _require_built(self):
+        if not self.built:
+            self.build()
+
+    @staticmethod
+    def _column(values):
+        return tf.reshape(tf.convert_to_tensor(values), [1, -1, 1, 1])
+
+    @staticmethod
+    def _low_high(statistics):
+        return statistics[:, None, None, 0:1], statistics[:, None, None, 1:2]
+
+
+def load(path: str | os.PathLike) -> Representation:
+    """Read a representation that :meth:`Representation.save` wrote.
+
+    Raises:
+        InputError: no such file, or not a representation.
+    """
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"cannot read a representation from {path}: {error}") from error
+    found = [layer for layer in model.layers if isinstance(layer, Representation)]
+    if len(found) != 1:
+        raise InputError(f"{path} holds {len(found)} representations, expected one file written by Representation.save")
+    return found[0]
+
+
+def check_waveform(waveform) -> tf.Tensor:
+    """Return the waveform as a float32 tensor, or say what is wrong with it."""
+    waveform = tf.convert_to_tensor(waveform)
+    if not waveform.dtype.is_floating:
+        raise InputError(
+            f"waveform must be floating point in [-1, 1], received {waveform.dtype.name}; "
+            "divide integer samples by their full scale first"
+        )
+    if waveform.shape.rank != 2:
+        raise InputError(
+            f"waveform must be shaped (batch, samples), received {tuple(waveform.shape)}; "
+            "mix channels down and add a batch dimension first"
+        )
+    return tf.cast(waveform, tf.float32)

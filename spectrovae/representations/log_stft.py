@@ -1,0 +1,90 @@
+"""Log-magnitude short-time Fourier transform."""
+
+import keras
+import tensorflow as tf
+
+from spectrovae.dsp.phase import griffin_lim
+from spectrovae.dsp.stft import db_to_magnitude, frame_count, power_to_db, stft
+from spectrovae.errors import InputError
+from spectrovae.representations.base import Representation
+
+
+@keras.saving.register_keras_serializable("spectrovae")
+class LogSTFT(Representation):
+    """STFT magnitude in dB, Nyquist bin dropped so that the bins are a power of two; inverse by Griffin-Lim.
+
+    Levels are relative to a full-scale sine: a sine of amplitude 1 on a bin's centre reads 0 dB. The dropped Nyquist
+    bin is silent on the way back. Frames are centred, with zeros before the start and past the end, so every length of
+    one sample or more is accepted.
+
+    Args:
+        sample_rate: of the waveforms, in Hz.
+        n_fft: window and transform length in samples, even; 512 at 8 kHz is 64 ms.
+        hop_length: samples between frames, at most half of ``n_fft``.
+        griffin_lim_iterations: projections of the inverse; 32 with momentum reach about -26 dB spectral convergence
+            on speech.
+        momentum: of the fast Griffin-Lim algorithm; 0 is the original.
+        seed: of the phase that the inverse starts from.
+        **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`.
+
+    Input shape: (batch, samples), floating point. Output shape: (batch, n_fft // 2, 1 + samples // hop_length, 1).
+
+    Example:
+        >>> representation = LogSTFT(8000, n_fft=512, hop_length=128)
+        >>> representation.feature_shape(8064)
+        (256, 64, 1)
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 8000,
+        *,
+        n_fft: int = 512,
+        hop_length: int = 128,
+        griffin_lim_iterations: int = 32,
+        momentum: float = 0.99,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(sample_rate, **kwargs)
+        if n_fft < 4 or n_fft % 2:
+            raise InputError(f"n_fft must be an even number of samples, at least 4, received {n_fft!r}")
+        if not 1 <= hop_length <= n_fft // 2:
+            raise InputError(f"hop_length must lie between 1 and n_fft // 2 = {n_fft // 2}, received {hop_length!r}")
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.griffin_lim_iterations = griffin_lim_iterations
+        self.momentum = momentum
+        self.seed = seed
+        # A full-scale sine on a bin's centre has this magnitude: half the sum of the Hann window.
+        self._full_scale = n_fft / 4.0
+
+    def feature_shape(self, samples):
+        return (self.n_fft // 2, frame_count(samples, self.hop_length), 1)
+
+    def analyse(self, waveform, floor_db):
+        spectrum = stft(waveform, self.n_fft, self.hop_length)[..., :-1] / tf.complex(self._full_scale, 0.0)
+        power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
+        return tf.transpose(power_to_db(power, floor_db), [0, 2, 1])[..., None]
+
+    def synthesise(self, db, length=None):
+        magnitude = tf.transpose(db_to_magnitude(db[..., 0]), [0, 2, 1]) * self._full_scale
+        return griffin_lim(
+            tf.pad(magnitude, [[0, 0], [0, 0], [0, 1]]),
+            self.n_fft,
+            self.hop_length,
+            iterations=self.griffin_lim_iterations,
+            momentum=self.momentum,
+            length=length,
+            seed=self.seed,
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "n_fft": self.n_fft,
+            "hop_length": self.hop_length,
+            "griffin_lim_iterations": self.griffin_lim_iterations,
+            "momentum": self.momentum,
+            "seed": self.seed,
+        }
