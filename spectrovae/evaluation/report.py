@@ -13,14 +13,19 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from spectrovae.errors import InputError
+from spectrovae.evaluation.plots import png, spectrogram_figure
 from spectrovae.files import write_text
+
+PAGE_BYTES = 5_000_000
+"""Clips are added to a page while it stays under this; the others are in the folder beside it."""
 
 LEVEL_NOTE = (
     "The players of one clip are matched in level: each is scaled to the RMS of the original, "
@@ -105,6 +110,32 @@ class Report:
         inside = "".join(map(_card, cards))
         self._parts.append(f'<div class="cards{" wide" if wide else ""}">{inside}</div>')
 
+    def clips(
+        self,
+        sounds: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]],
+        *,
+        sample_rate: int,
+        min_db: float,
+        max_db: float,
+    ) -> None:
+        """Add the sounds of several clips, as many clips as keep the page under ``PAGE_BYTES`` (one at least).
+
+        Args:
+            sounds: by clip name, what ``sound_cards`` takes.
+            sample_rate, min_db, max_db: as for ``sound_cards``.
+        """
+        self.text(LEVEL_NOTE)
+        size, shown = sum(map(len, self._parts)), 0
+        for name, clip in sounds.items():
+            cards = sound_cards(clip, sample_rate=sample_rate, min_db=min_db, max_db=max_db)
+            size += sum(len(card.picture or b"") + len(card.sound or b"") for card in cards) * 4 // 3
+            if shown and size > PAGE_BYTES:
+                break
+            self.cards(name, cards)
+            shown += 1
+        if shown < len(sounds):
+            self.notes([f"{shown} of {len(sounds)} clips are on this page; all are in the folder samples beside it."])
+
     def html(self) -> str:
         """Return the page."""
         return (
@@ -127,6 +158,26 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
     samples = np.clip(np.asarray(waveform, np.float32), -1.0, 1.0)
     soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def sound_cards(
+    sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], *, sample_rate: int, min_db: float, max_db: float
+) -> list[Card]:
+    """Make a card with spectrogram and player of each sound of one clip, the original first, matched in level.
+
+    Args:
+        sounds: (title, dB spectrogram (bins, frames, 1), waveform (samples,)).
+        sample_rate: Hz.
+        min_db, max_db: the ends of the colour scale, dB.
+    """
+    players = match_levels([waveform for _, _, waveform in sounds])
+    cards = []
+    for (title, db, _), player in zip(sounds, players):
+        seconds = len(player) / sample_rate
+        figure = spectrogram_figure(db, sample_rate=sample_rate, duration=seconds, min_db=min_db, max_db=max_db)
+        alt = f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {min_db:g} to {max_db:g} dB"
+        cards.append(Card(title, png(figure, dots_per_inch=130), alt, wav_bytes(player, sample_rate)))
+    return cards
 
 
 def match_levels(waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -182,6 +233,41 @@ def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> None:
         raise InputError(f"{out} exists and is not empty: choose another folder, or replace it with --force (force=True)")
     if not (out / mark).is_file():
         raise InputError(f"{out} holds no {mark}, so it is not an earlier result and is not replaced: choose another folder")
+
+
+def number_text(value: float | None, digits: int = 2) -> str:
+    """A figure for people; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval_text(row: Mapping[str, Any], name: str) -> str:
+    """The interval of a figure in a flat row, "3.21–3.43"; with "to" where a sign would be misread; "" if none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None or high is None:
+        return ""
+    return f"{low:.2f}–{high:.2f}" if low >= 0 else f"{low:.1f} to {high:.1f}"
+
+
+def count_text(value: float | None) -> str:
+    """A count in three digits: 12, 345, 6.7 k, 8.90 M."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e6, " M"), (1e3, " k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def duration_text(seconds: float | None) -> str:
+    """A duration in its two largest units: 42 s, 9m 12s, 2h 05m."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
 def _text(value: str) -> str:
