@@ -1,0 +1,8 @@
+"""Model families. Each file holds one: its presets, encoder, decoder and trainer, to be read top to bottom."""
+
+from spectrovae.models.unet import UNet
+from spectrovae.models.vae import VAE
+
+FAMILIES = {"vae": VAE, "unet": UNet}
+
+__all__ = ["FAMILIES", "VAE", "UNet"]

@@ -15,8 +15,8 @@ NORMALISATIONS = ("range", "per_bin", "per_example")
 class Representation(keras.layers.Layer):
     """A level in dB over bins and frames, normalised; ``call`` goes forward, ``inverse`` back.
 
-    A subclass gives ``analyse`` (waveform -> dB), ``synthesise`` (dB -> waveform) and ``feature_shape``. Computes in
-    float32 under any precision policy.
+    A subclass gives ``analyse`` (waveform -> dB), ``synthesise`` (dB -> waveform), ``feature_shape`` and ``samples_of``.
+    Computes in float32 under any precision policy.
 
     Args:
         sample_rate: of the waveforms, in Hz.
@@ -37,8 +37,7 @@ class Representation(keras.layers.Layer):
         normalisation: str = "range",
         **kwargs,
     ):
-        kwargs.pop("dtype", None)
-        super().__init__(dtype="float32", autocast=False, trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32", "autocast": False, "trainable": False})
         if normalisation not in NORMALISATIONS:
             raise InputError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, received {normalisation!r}")
         if int(sample_rate) != sample_rate or sample_rate <= 0:
@@ -63,7 +62,11 @@ class Representation(keras.layers.Layer):
         self.built = True
 
     def feature_shape(self, samples: int) -> tuple[int, int, int]:
-        """(bins, frames, channels) that ``samples`` samples give."""
+        """(bins, frames, channels) that ``samples`` samples (an int or an integer tensor) give."""
+        raise NotImplementedError
+
+    def samples_of(self, frames):
+        """Fewest samples that give ``frames`` frames (ints or integer tensors)."""
         raise NotImplementedError
 
     def analyse(self, waveform, floor_db: float):
@@ -201,7 +204,7 @@ def load(path: str | os.PathLike) -> Representation:
     try:
         model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"cannot read a representation from {path}: {error}") from error
+        raise InputError(f"cannot read a representation from {path}: {str(error).splitlines()[0]}") from error
     found = [layer for layer in model.layers if isinstance(layer, Representation)]
     if len(found) != 1:
         raise InputError(f"{path} holds {len(found)} representations, expected one file written by Representation.save")

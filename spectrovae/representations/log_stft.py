@@ -62,6 +62,9 @@ class LogSTFT(Representation):
     def feature_shape(self, samples):
         return (self.n_fft // 2, frame_count(samples, self.hop_length), 1)
 
+    def samples_of(self, frames):
+        return (frames - 1) * self.hop_length
+
     def analyse(self, waveform, floor_db):
         spectrum = stft(waveform, self.n_fft, self.hop_length)[..., :-1] / tf.complex(self._full_scale, 0.0)
         power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))

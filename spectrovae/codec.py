@@ -1,0 +1,409 @@
+"""A representation, an encoder and a decoder bound into one object, and the bundle that keeps them on disk.
+
+    saved_models/fsdd-vae/
+      codec.json                                          format version, family, shapes, versions, file hashes, metrics
+      representation.keras  encoder.keras  decoder.keras  each usable on its own
+      golden.npz                                          test signals with the latents and features they gave
+"""
+
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import spectrovae
+from spectrovae import files, layers, representations  # noqa: F401  (layers registers what the files name)
+from spectrovae.errors import InputError
+
+FORMAT_VERSION = 1
+PARTS = ("representation", "encoder", "decoder")
+
+
+class Codec:
+    """Waveform -> latent -> waveform.
+
+    Waveforms are float32 (batch, samples) in [-1, 1] at ``sample_rate``, of any length. A longer one is cut into the
+    segments that the encoder takes, so latents carry an axis of segments: (batch, segments, ...), one tensor or a list
+    as the encoder returns it. Segments are joined as features, before the inverse transform, so that no seam is heard
+    in the phase.
+
+    Args:
+        representation: from waveform to features and back.
+        encoder, decoder: Keras models; the decoder takes what the encoder returns.
+        family: name of the model family, ``"vae"`` or ``"unet"`` or your own.
+        prior: ``"standard_normal"`` where latents can be drawn from N(0, I); None where nothing can be generated.
+        info: what else to keep in ``codec.json``: training time, metrics, any JSON.
+        name: for tables and file names.
+    """
+
+    def __init__(
+        self,
+        representation: representations.Representation,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        *,
+        family: str = "custom",
+        prior: str | None = None,
+        info: dict | None = None,
+        name: str = "codec",
+    ):
+        self.representation, self.encoder, self.decoder = representation, encoder, decoder
+        self.family, self.prior, self.name = family, prior, name
+        self.info: dict[str, Any] = dict(info or {})
+        self.sample_rate = representation.sample_rate
+        bins, frames, channels = encoder.inputs[0].shape[1:]
+        self.segment_frames = frames
+        self.segment_samples = representation.samples_of(frames)
+        if representation.feature_shape(self.segment_samples) != (bins, frames, channels):
+            raise InputError(
+                f"the encoder takes features shaped {(bins, frames, channels)}, the representation gives "
+                f"{representation.feature_shape(self.segment_samples)}"
+            )
+        self.latent_shapes = [tuple(tensor.shape[1:]) for tensor in encoder.outputs]
+        if self.latent_shapes != [tuple(tensor.shape[1:]) for tensor in decoder.inputs]:
+            raise InputError(
+                f"the encoder returns latents shaped {self.latent_shapes}, the decoder takes "
+                f"{[tuple(tensor.shape[1:]) for tensor in decoder.inputs]}"
+            )
+        waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
+        length = tf.TensorSpec([], tf.int32, name="length")
+        latent = self.pack([
+            tf.TensorSpec([None, None, *shape], tf.float32, name=f"latent_{index}")
+            for index, shape in enumerate(self.latent_shapes)
+        ])  # fmt: skip
+        self._encode = tf.function(self.encode_graph, input_signature=[waveform], autograph=False)
+        self._decode = tf.function(self.decode_graph, input_signature=[latent, length], autograph=False)
+        self._reconstruct = tf.function(self.reconstruct_graph, input_signature=[waveform], autograph=False)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of encoder and decoder."""
+        return self.encoder.count_params() + self.decoder.count_params()
+
+    # The path in the graph: what Python, the SavedModel and the reports all run.
+
+    def features_graph(self, waveform):
+        """(batch, samples) -> features (batch, bins, segments * segment_frames, channels), silence after the end."""
+        frames = self.representation.feature_shape(tf.shape(waveform)[1])[1]
+        segments = -(-frames // self.segment_frames)
+        missing = self.representation.samples_of(segments * self.segment_frames) - tf.shape(waveform)[1]
+        padded = tf.pad(waveform, [[0, 0], [0, tf.maximum(missing, 0)]])
+        return self.representation(padded)[:, :, : segments * self.segment_frames]
+
+    def encode_graph(self, waveform):
+        """(batch, samples) -> latent (batch, segments, ...), a tensor or a list."""
+        return self._encode_features(self.features_graph(waveform))
+
+    def decode_graph(self, latent, length):
+        """Latent (batch, segments, ...) -> (batch, length); a negative length means all that the segments span."""
+        return self.representation.inverse(self._decode_features(latent), self._length(latent, length))
+
+    def reconstruct_graph(self, waveform):
+        """(batch, samples) -> (batch, samples), keeping the statistics that per-example scaling would lose."""
+        features = self.features_graph(waveform)
+        statistics = None
+        if self.representation.normalisation == "per_example":
+            statistics = self.representation.statistics(self.representation.decibels(waveform))
+        decoded = self._decode_features(self._encode_features(features))
+        return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
+
+    def _encode_features(self, features):
+        shape = tf.shape(features)
+        segments = shape[2] // self.segment_frames
+        bins, channels = features.shape[1], features.shape[3]
+        cut = tf.reshape(features, [shape[0], bins, segments, self.segment_frames, channels])
+        cut = tf.reshape(tf.transpose(cut, [0, 2, 1, 3, 4]), [-1, bins, self.segment_frames, channels])
+        return tf.nest.map_structure(
+            lambda z: tf.cast(tf.reshape(z, [shape[0], segments, *z.shape[1:]]), tf.float32), self.encoder(cut)
+        )
+
+    def _decode_features(self, latent):
+        batch, segments = tf.unstack(tf.shape(tf.nest.flatten(latent)[0])[:2])
+        flat = tf.nest.map_structure(lambda z: tf.reshape(z, [-1, *z.shape[2:]]), latent)
+        features = tf.cast(self.decoder(flat), tf.float32)
+        _, bins, frames, channels = features.shape
+        features = tf.transpose(tf.reshape(features, [batch, segments, bins, frames, channels]), [0, 2, 1, 3, 4])
+        return tf.reshape(features, [batch, bins, segments * frames, channels])
+
+    def _length(self, latent, length):
+        segments = tf.shape(tf.nest.flatten(latent)[0])[1]
+        return tf.where(length >= 0, length, self.representation.samples_of(segments * self.segment_frames))
+
+    # The same in NumPy, checked.
+
+    def encode(self, waveform, sample_rate: int | None = None):
+        """Latent of waveforms: NumPy float32 [shape=(batch, segments, ...)], or a list of them.
+
+        Args:
+            waveform: [shape=(batch, samples)].
+            sample_rate: of the waveform in Hz; give it to have it checked.
+
+        Raises:
+            InputError: wrong sample rate, shape or type.
+        """
+        return tf.nest.map_structure(np.asarray, self._encode(self._checked(waveform, sample_rate)))
+
+    def decode(self, latent, length: int | None = None) -> np.ndarray:
+        """Waveforms of latents: float32 [shape=(batch, length)], by default all that the segments span."""
+        parts = [np.asarray(z, np.float32) for z in (latent if isinstance(latent, list | tuple) else [latent])]
+        if len(parts) != len(self.latent_shapes) or any(
+            z.shape[2:] != shape or z.ndim < 2 for z, shape in zip(parts, self.latent_shapes)
+        ):
+            raise InputError(
+                f"latent must be shaped (batch, segments) + {self.latent_shapes}, received {[z.shape for z in parts]}"
+            )
+        return self._decode(self.pack([tf.constant(z) for z in parts]), -1 if length is None else length).numpy()
+
+    def reconstruct(self, waveform, sample_rate: int | None = None) -> np.ndarray:
+        """Waveforms through encoder and decoder, same shape."""
+        return self._reconstruct(self._checked(waveform, sample_rate)).numpy()
+
+    def reconstruct_features(self, features) -> np.ndarray:
+        """Features (batch, bins, segment_frames, channels) through encoder and decoder, same shape, without noise."""
+        return np.asarray(self._features_function(tf.cast(features, tf.float32)))
+
+    @property
+    def _features_function(self):
+        if not hasattr(self, "_reconstruct_features"):
+            shape = [None, *self.encoder.inputs[0].shape[1:]]
+            self._reconstruct_features = tf.function(
+                lambda features: tf.cast(self.decoder(self.encoder(features)), tf.float32),
+                input_signature=[tf.TensorSpec(shape, tf.float32)],
+                autograph=False,
+            )
+        return self._reconstruct_features
+
+    def generate(self, count: int, *, segments: int = 1, temperature: float = 1.0, seed: int = 0) -> np.ndarray:
+        """New sounds from the prior: float32 [shape=(count, segments * segment_samples, about)].
+
+        Args:
+            temperature: standard deviation of the draw; below 1 is more typical, less varied.
+
+        Raises:
+            InputError: the family has no prior to draw from.
+        """
+        if self.prior != "standard_normal":
+            raise InputError(
+                f"{self.name} ({self.family}) cannot generate: its decoder needs what the encoder found in a real sound, "
+                "and no prior over that exists; use a vae"
+            )
+        noise = np.random.default_rng(seed).standard_normal((count, segments, *self.latent_shapes[0]))
+        return self.decode(np.float32(temperature * noise))
+
+    def interpolate(self, first, second, count: int) -> np.ndarray:
+        """Sounds on the straight line between the latents of two waveforms, both ends included.
+
+        Args:
+            first, second: [shape=(samples,)]; the shorter is padded with silence.
+
+        Returns:
+            float32 [shape=(count, samples)].
+        """
+        length = max(len(first), len(second))
+        pair = np.stack([np.pad(np.asarray(x, np.float32), (0, length - len(x))) for x in (first, second)])
+        weight = np.linspace(0.0, 1.0, count, dtype=np.float32)
+
+        def line(z):
+            w = weight.reshape(-1, *[1] * (z.ndim - 1))
+            return (1.0 - w) * z[:1] + w * z[1:]
+
+        return self.decode(tf.nest.map_structure(line, self.encode(pair)), length)
+
+    def pack(self, parts: list):
+        """A list of latent tensors as the encoder returns it: the tensor alone, or the list."""
+        return parts if isinstance(self.encoder.output, list | tuple) else parts[0]
+
+    def _checked(self, waveform, sample_rate):
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            raise InputError(
+                f"{self.name} works at {self.sample_rate} Hz, received {sample_rate} Hz; resample first "
+                f"(spectrovae.audio.resample)"
+            )
+        waveform = representations.base.check_waveform(waveform)
+        if not bool(tf.reduce_all(tf.math.is_finite(waveform))):
+            raise InputError("waveform holds NaN or infinite samples; repair or drop them first")
+        return waveform
+
+    # On disk
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the bundle. A reader sees the old one or the new one, whole, however the writer is stopped.
+
+        Parts are staged in ``.saving``; renaming that folder to ``.saved`` is the moment of change; from then on each
+        part counts where it lies, staged or moved to its place.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _finish_saving(path)
+            stage = path / ".saving"
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir()
+            self.representation.save(stage / "representation.keras")
+            self.encoder.save(stage / "encoder.keras")
+            self.decoder.save(stage / "decoder.keras")
+            np.savez(stage / "golden.npz", **self.replay(golden_waveforms(self.segment_samples, self.sample_rate)))
+            hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
+            files.write_json(stage / "codec.json", self.description() | {"files": hashes})
+            os.rename(stage, path / ".saved")
+            _finish_saving(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}; choose a folder you can write to") from error
+
+    def description(self) -> dict:
+        """What ``codec.json`` says, without the file hashes."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "family": self.family,
+            "prior": self.prior,
+            "sample_rate": self.sample_rate,
+            "segment_samples": self.segment_samples,
+            "feature_shape": list(self.encoder.inputs[0].shape[1:]),
+            "latent_shapes": [list(shape) for shape in self.latent_shapes],
+            "parameters": {"encoder": self.encoder.count_params(), "decoder": self.decoder.count_params()},
+            "representation": {"class": type(self.representation).__name__}
+            | {key: value for key, value in self.representation.get_config().items() if key not in ("dtype", "trainable")},
+            "versions": {
+                "spectrovae": spectrovae.__version__,
+                "keras": keras.__version__,
+                "tensorflow": tf.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "info": self.info,
+        }
+
+    def replay(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
+        """Waveforms with the features, latents and decoded features they give: the golden vectors of a bundle."""
+        features = self.features_graph(tf.constant(waveform))
+        latent = self._encode(waveform)
+        found = {"waveform": waveform, "features": features, "decoded": self._decode_features(latent)}
+        found |= {f"latent_{index}": z for index, z in enumerate(tf.nest.flatten(latent))}
+        return {name: np.asarray(value, np.float32) for name, value in found.items()}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, verify: bool = False) -> "Codec":
+        """Read a bundle.
+
+        Args:
+            verify: also replay the golden vectors, see :meth:`verify`.
+
+        Raises:
+            InputError: no bundle there, a part missing or damaged, a newer format, or golden vectors that differ.
+        """
+        path = Path(path)
+        description = read_description(path)
+        models = [load_part(path, part) for part in PARTS]
+        codec = cls(
+            *models,
+            family=description["family"],
+            prior=description["prior"],
+            info=description["info"],
+            name=path.resolve().name,
+        )
+        if verify:
+            codec.verify(path)
+        return codec
+
+    def verify(self, path: str | os.PathLike, tolerance: float = 1e-3) -> dict[str, float]:
+        """Replay a bundle's golden vectors and return the largest relative difference of each kind.
+
+        Args:
+            tolerance: largest difference allowed, relative to the largest golden value of its kind.
+
+        Raises:
+            InputError: a difference above the tolerance: the model would not sound as it did when saved.
+        """
+        with np.load(_part_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
+            kept = {name: golden[name] for name in golden.files}
+        found = self.replay(kept["waveform"])
+        differences = {
+            name: float(np.max(np.abs(found[name] - value)) / max(float(np.max(np.abs(value))), 1e-6))
+            for name, value in kept.items()
+            if name != "waveform"
+        }
+        worst = max(differences, key=lambda name: differences[name])
+        if not differences[worst] <= tolerance:
+            raise InputError(
+                f"{path} does not give what it gave when saved: {worst} differs by {differences[worst]:.2g} of its range "
+                f"(allowed {tolerance:g}); check the library versions in codec.json or fit again"
+            )
+        return differences
+
+
+def read_description(path: str | os.PathLike) -> dict:
+    """``codec.json`` of a bundle, checked for its format version.
+
+    Raises:
+        InputError: no bundle, an unfinished one, unreadable JSON, or a format newer than this version reads.
+    """
+    path = Path(path)
+    file = _part_file(path, "codec.json")
+    if not file.is_file():
+        unfinished = (path / "run" / "config.json").is_file()
+        hint = "its fit has not finished an epoch; run it again" if unfinished else "expected a folder with codec.json"
+        raise InputError(f"no model bundle at {path}: {hint}")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        version = description["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged ({error}); restore it from a copy or fit again") from error
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this spectrovae {spectrovae.__version__} reads up to "
+            f"{FORMAT_VERSION}; upgrade spectrovae"
+        )
+    return description
+
+
+def load_part(path: str | os.PathLike, part: str):
+    """One part of a bundle on its own: ``"representation"``, ``"encoder"`` or ``"decoder"``.
+
+    Raises:
+        InputError: the file is missing, or its hash is not the one in ``codec.json``.
+    """
+    path = Path(path)
+    if part not in PARTS:
+        raise InputError(f"part must be one of {', '.join(PARTS)}, received {part!r}")
+    name = f"{part}.keras"
+    expected = read_description(path)["files"][name]
+    file = _part_file(path, name)
+    if not file.is_file():
+        raise InputError(f"{path} lacks {name}; restore it from a copy or fit again")
+    if files.sha256(file) != expected:
+        raise InputError(f"{file} is damaged: its hash is not the one in codec.json; restore it from a copy or fit again")
+    return representations.load(file) if part == "representation" else keras.saving.load_model(file, compile=False)
+
+
+def golden_waveforms(samples: int, sample_rate: int) -> np.ndarray:
+    """Four test signals [shape=(4, samples)]: a sweep, a harmonic tone, noise that fades, silence."""
+    time = np.arange(samples) / sample_rate
+    nyquist = sample_rate / 2.0
+    sweep = np.sin(2 * np.pi * (50.0 + 0.5 * (0.8 * nyquist - 50.0) * time / time.max(initial=1e-9)) * time)
+    tone = sum(np.sin(2 * np.pi * 220.0 * n * time) / n for n in range(1, int(nyquist / 220.0) + 1))
+    noise = np.random.default_rng(0).standard_normal(samples) * np.exp(-5.0 * time)
+    stack = np.stack([0.5 * sweep, 0.3 * tone, 0.1 * noise, np.zeros(samples)])
+    return stack.astype(np.float32)
+
+
+def _part_file(path: Path, name: str) -> Path:
+    staged = path / ".saved" / name
+    return staged if staged.is_file() else path / name
+
+
+def _finish_saving(path: Path) -> None:
+    staged = path / ".saved"
+    if staged.is_dir():
+        for file in sorted(staged.iterdir()):
+            os.replace(file, path / file.name)
+        staged.rmdir()
+

@@ -1,0 +1,49 @@
+"""Losses and divergences, in ``keras.ops`` alone. Sums run over the cells or dimensions of an example, never its batch."""
+
+import math
+
+from keras import ops
+
+
+def kl_divergence(mean, log_variance):
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each dimension, in nats, same shape as ``mean``.
+
+    0.5 (mean^2 + variance - 1 - log variance); Kingma and Welling (2014), appendix B.
+    """
+    return 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
+
+
+def mean_squared_error(target, prediction):
+    """Mean squared error of each example [shape=(batch,)], in float32."""
+    error = ops.cast(target, "float32") - ops.cast(prediction, "float32")
+    return ops.mean(ops.square(error), axis=tuple(range(1, len(error.shape))))
+
+
+def root_mean_squared_error(target, prediction):
+    """Root of :func:`mean_squared_error` of each example [shape=(batch,)]; its gradient is finite at zero error."""
+    return ops.sqrt(mean_squared_error(target, prediction) + 1e-12)
+
+
+def gaussian_nll(squared_error, log_sigma, cells: int):
+    """Negative log-likelihood of an example under N(prediction, sigma^2) in every cell, in nats.
+
+    Args:
+        squared_error: mean squared error over the example's cells.
+        log_sigma: log of the common standard deviation.
+        cells: cells in an example.
+    """
+    return cells * (0.5 * squared_error * ops.exp(-2.0 * log_sigma) + log_sigma + 0.5 * math.log(2.0 * math.pi))
+
+
+def optimal_log_sigma(squared_error, floor: float = -6.0):
+    """Log of the sigma that maximises the likelihood of a batch: sigma^2 = mean squared error, bounded softly below.
+
+    sigma-VAE (Rybkin, Daniilidis and Levine, 2021). The gradient flows through it, which makes the likelihood term
+    ``cells / 2 * log(mean squared error)``: calibrated without a weight to choose.
+
+    Args:
+        squared_error: of each example [shape=(batch,)].
+        floor: log sigma below which it does not go.
+    """
+    log_sigma = 0.5 * ops.log(ops.mean(squared_error) + 1e-12)
+    return floor + ops.softplus(log_sigma - floor)

@@ -1,0 +1,82 @@
+"""What every family's trainer shares, and the padding that lets a family take features of any size."""
+
+import math
+
+import keras
+from keras import ops
+
+from spectrovae.errors import InputError
+
+
+class Trainer(keras.Model):
+    """A Keras model that holds an ``encoder`` and a ``decoder``; families override ``call`` and ``compute_loss``.
+
+    Args:
+        feature_shape: (bins, frames, channels) of one example.
+        preset: name of a size among ``presets``.
+        db_per_unit: dB that a unit of a feature is worth, a number or one per bin.
+        seed: of everything random in the model.
+    """
+
+    encoder: keras.Model
+    decoder: keras.Model
+
+    def __init__(self, feature_shape, *, preset, presets, db_per_unit=1.0, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        if preset not in presets:
+            raise InputError(f"preset must be one of {', '.join(presets)}, received {preset!r}")
+        shape = tuple(feature_shape)
+        if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
+            raise InputError(f"feature_shape must be (bins, frames, channels), all positive, received {feature_shape!r}")
+        self.feature_shape = tuple(int(n) for n in shape)
+        self.cells = math.prod(self.feature_shape)
+        self.preset = preset
+        self.seed = seed
+        self.db_per_unit = db_per_unit
+        self._scale = ops.reshape(ops.convert_to_tensor(db_per_unit, dtype="float32"), (1, -1, 1, 1))
+        self.error_tracker = keras.metrics.RootMeanSquaredError(name="rmse_db")
+
+    def build(self, input_shape=None):
+        self.built = True  # encoder and decoder are functional models, built when they are made
+
+    def track_error(self, target, prediction):
+        """Update ``rmse_db`` with a batch."""
+        self.error_tracker.update_state(ops.cast(target, "float32") * self._scale, prediction * self._scale)
+
+    def reconstruct(self, features):
+        """Features -> features through encoder and decoder, without noise."""
+        return self.decoder(self.encoder(features))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "feature_shape": self.feature_shape,
+            "preset": self.preset,
+            "db_per_unit": self.db_per_unit,
+            "seed": self.seed,
+        }
+
+
+def reduced_shape(feature_shape, strides) -> tuple[int, int]:
+    """(height, width) after all ``strides``, of features padded to a multiple of their product."""
+    return tuple(
+        math.ceil(size / math.prod(stride[axis] for stride in strides)) for axis, size in enumerate(feature_shape[:2])
+    )
+
+
+def pad_to_multiple(x, feature_shape, strides):
+    """Zero-pad bins and frames at their end so that every stride divides them; :func:`crop_to_shape` undoes it."""
+    padding = _excess(feature_shape, strides)
+    return keras.layers.ZeroPadding2D([(0, n) for n in padding], name="pad")(x) if any(padding) else x
+
+
+def crop_to_shape(x, feature_shape):
+    """Crop bins and frames at their end to ``feature_shape``."""
+    cropping = [have - want for have, want in zip(x.shape[1:3], feature_shape[:2])]
+    return keras.layers.Cropping2D([(0, n) for n in cropping], name="crop")(x) if any(cropping) else x
+
+
+def _excess(feature_shape, strides):
+    reduced = reduced_shape(feature_shape, strides)
+    total = [math.prod(stride[axis] for stride in strides) for axis in (0, 1)]
+    return [r * t - size for r, t, size in zip(reduced, total, feature_shape[:2])]

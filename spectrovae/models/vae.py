@@ -1,0 +1,154 @@
+"""Variational autoencoder with a vector latent (Kingma and Welling, 2014), calibrated (Rybkin et al., 2021).
+
+The widths grow as the resolution falls: the first layer leaves full resolution at once (stride 4 x 2) and the last one
+returns to it by pixel shuffle, so that almost all the work is matrix products over many channels and few positions.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from spectrovae import layers, losses
+from spectrovae.errors import InputError
+from spectrovae.models import base
+
+LIKELIHOODS = ("sigma", "alpha_rmse", "alpha_mse")
+
+# widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them.
+PRESETS = {
+    "tiny": {"widths": (8, 16, 16), "strides": ((4, 4), (4, 2), (2, 2)), "latent_dim": 8},
+    "small": {"widths": (32, 64, 128, 256), "strides": ((4, 2), (2, 2), (2, 2), (2, 2)), "latent_dim": 128},
+    "base": {"widths": (64, 128, 256, 512), "strides": ((4, 2), (2, 2), (2, 2), (2, 2)), "latent_dim": 256},
+}
+
+
+def build_encoder(feature_shape, widths, strides, latent_dim: int) -> keras.Model:
+    """Features (batch, bins, frames, channels) -> posterior mean (batch, latent_dim).
+
+    The layer named ``posterior`` holds both moments: see :func:`posterior_of`.
+    """
+    inputs = keras.Input(feature_shape, name="features")
+    x = base.pad_to_multiple(inputs, feature_shape, strides)
+    for index, (width, stride) in enumerate(zip(widths, strides)):
+        kernel = [max(3, 2 * s - 1) for s in stride]
+        x = keras.layers.Conv2D(width, kernel, stride, padding="same", activation="relu", name=f"down_{index}")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Dense(2 * latent_dim, name="moments")(x)
+    mean, _ = layers.GaussianParameters(name="posterior")(x)
+    return keras.Model(inputs, mean, name="encoder")
+
+
+def build_decoder(feature_shape, widths, strides, latent_dim: int) -> keras.Model:
+    """Latent (batch, latent_dim) -> features (batch, bins, frames, channels)."""
+    height, width = base.reduced_shape(feature_shape, strides)
+    inputs = keras.Input((latent_dim,), name="latent")
+    x = keras.layers.Dense(height * width * widths[-1], activation="relu", name="project")(inputs)
+    x = keras.layers.Reshape((height, width, widths[-1]), name="unflatten")(x)
+    outputs = (feature_shape[-1], *widths[:-1])
+    for index in reversed(range(len(widths))):
+        cells = math.prod(strides[index])
+        activation = "relu" if index else None
+        x = keras.layers.Conv2D(
+            outputs[index] * cells, 3, padding="same", activation=activation, name=f"up_{index}"
+        )(x)
+        x = layers.PixelShuffle(strides[index], name=f"shuffle_{index}")(x)
+    x = base.crop_to_shape(x, feature_shape)
+    return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32", name="features")(x), name="decoder")
+
+
+def posterior_of(encoder: keras.Model) -> keras.Model:
+    """Features -> (mean, log-variance) of the posterior, from an encoder as saved and loaded on its own."""
+    return keras.Model(encoder.inputs, encoder.get_layer("posterior").output, name="posterior")
+
+
+@keras.saving.register_keras_serializable("spectrovae")
+class VAE(base.Trainer):
+    """VAE trainer: holds ``encoder`` and ``decoder``, each of them usable and saved apart.
+
+    Args:
+        feature_shape: (bins, frames, channels).
+        latent_dim: dimensions of the latent; the preset's by default.
+        preset: ``"tiny"`` (tests), ``"small"`` (CPU) or ``"base"`` (GPU).
+        likelihood: ``"sigma"``, the calibrated Gaussian: the batch's optimal variance, nothing to weigh by hand;
+            ``"alpha_rmse"`` and ``"alpha_mse"``, the published ``alpha * RMSE + KL`` and ``alpha * MSE + KL``.
+        alpha: reconstruction weight of the published losses.
+        beta: weight of the KL divergence (Higgins et al., 2017).
+        warmup_steps: optimizer steps over which beta grows from 0 linearly; derived from the optimizer's own count, so
+            that it resumes where it was.
+        db_per_unit: dB that a unit of a feature is worth, a number or one per bin
+            (:attr:`Representation.db_per_unit`); metrics are reported with it.
+        seed: of the latent noise.
+
+    Metrics: ``reconstruction`` (nats per example under ``"sigma"``, else the weighted error), ``kl`` (nats per example),
+    ``rmse_db`` (dB, of a sampled latent in training and of the posterior mean in evaluation).
+    """
+
+    def __init__(
+        self,
+        feature_shape,
+        latent_dim: int | None = None,
+        *,
+        preset: str = "small",
+        likelihood: str = "sigma",
+        alpha: float = 1e6,
+        beta: float = 1.0,
+        warmup_steps: int = 0,
+        db_per_unit=1.0,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(feature_shape, preset=preset, presets=PRESETS, db_per_unit=db_per_unit, seed=seed, **kwargs)
+        if likelihood not in LIKELIHOODS:
+            raise InputError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, received {likelihood!r}")
+        shape = PRESETS[preset]
+        latent_dim = latent_dim or shape["latent_dim"]
+        self.latent_dim, self.likelihood = latent_dim, likelihood
+        self.alpha, self.beta, self.warmup_steps = alpha, beta, warmup_steps
+        self.encoder = build_encoder(self.feature_shape, shape["widths"], shape["strides"], latent_dim)
+        self.decoder = build_decoder(self.feature_shape, shape["widths"], shape["strides"], latent_dim)
+        self.posterior = posterior_of(self.encoder)
+        self.sampling = layers.Sampling(seed=seed, name="sampling")
+        self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
+        self.kl_tracker = keras.metrics.Mean(name="kl")
+
+    def call(self, features, training=False):
+        mean, log_variance = self.posterior(features, training=training)
+        latent = self.sampling(mean, log_variance) if training else mean
+        return {
+            "features": self.decoder(latent, training=training),
+            "mean": mean,
+            "log_variance": log_variance,
+        }
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        target = x if y is None else y
+        squared_error = losses.mean_squared_error(target, y_pred["features"])
+        if self.likelihood == "sigma":
+            log_sigma = losses.optimal_log_sigma(squared_error)
+            reconstruction = losses.gaussian_nll(squared_error, log_sigma, self.cells)
+        elif self.likelihood == "alpha_rmse":
+            reconstruction = self.alpha * losses.root_mean_squared_error(target, y_pred["features"])
+        else:
+            reconstruction = self.alpha * squared_error
+        kl = ops.sum(losses.kl_divergence(y_pred["mean"], y_pred["log_variance"]), axis=-1)
+        self.reconstruction_tracker.update_state(reconstruction)
+        self.kl_tracker.update_state(kl)
+        self.track_error(target, y_pred["features"])
+        return ops.mean(reconstruction) + self.current_beta(training) * ops.mean(kl)
+
+    def current_beta(self, training: bool = True):
+        """The weight of the KL divergence now: warmed up in training, ``beta`` itself in evaluation."""
+        if not training or not self.warmup_steps:
+            return self.beta
+        return self.beta * ops.minimum(ops.cast(self.optimizer.iterations, "float32") / self.warmup_steps, 1.0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "latent_dim": self.latent_dim,
+            "likelihood": self.likelihood,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "warmup_steps": self.warmup_steps,
+        }
