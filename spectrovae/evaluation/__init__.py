@@ -1,11 +1,11 @@
 """Measure models beside baselines, disturb their inputs, and report both on a page.
 
-    metrics        distances between dB spectrograms, by clip, with bootstrap intervals
-    baselines      identity, PCA-k and mean
-    perturbations  disturbances of a dB spectrogram
-    compare        models side by side
-    robustness     what becomes of a disturbance
-    plots, report  pictures, and a self-contained HTML page
+metrics        distances between dB spectrograms, by clip, with bootstrap intervals
+baselines      identity, PCA-k and mean
+perturbations  disturbances of a dB spectrogram
+compare        models side by side
+robustness     what becomes of a disturbance
+plots, report  pictures, and a self-contained HTML page
 """
 
 from spectrovae.evaluation.compare import compare

@@ -45,7 +45,8 @@ class Mean:
 
 
 class PCA:
-    """Projects on the leading principal components of the training clips: the best linear autoencoder of its size.
+    """Projects on the leading principal components of the training clips: the best linear autoencoder of its
+    size.
 
     Args:
         mean: (bins, frames, channels).
@@ -72,9 +73,9 @@ def fit_baselines(
 ) -> list[Baseline]:
     """Fit the identity, every PCA-k and the mean in one pass over the training features.
 
-    The principal components are exact, from the Gram matrix of the clips (one decomposition for all k, the snapshot
-    method of Sirovich, 1987), so the clips are held in memory: at most ``max_clips`` of them and at most half a
-    gigabyte, a uniform sample (by reservoir) of a larger set. The mean baseline uses every clip.
+    The principal components are exact, from the Gram matrix of the clips (one decomposition for all k, the
+    snapshot method of Sirovich, 1987), so the clips are held in memory: at most ``max_clips`` of them and at
+    most half a gigabyte, a uniform sample (by reservoir) of a larger set. The mean baseline uses every clip.
 
     Args:
         batches: training features, arrays or tensors (clips, bins, frames, channels).
@@ -103,7 +104,9 @@ def fit_baselines(
                 kept[place] = clip
             seen += 1
     if not seen:
-        raise InputError("the baselines need at least one training clip; received none: look at the train split")
+        raise InputError(
+            "the baselines need at least one training clip; received none: look at the train split"
+        )
     shape = kept[0].shape
     clips = np.stack([clip.ravel() for clip in kept])
     kept.clear()
@@ -116,7 +119,8 @@ def fit_baselines(
 
 
 def _principal_directions(centred: np.ndarray, count: int) -> np.ndarray:
-    """Return at most ``count`` orthonormal directions (count, dimensions) of greatest variance of (clips, dimensions).
+    """Return at most ``count`` orthonormal directions (count, dimensions) of greatest variance of (clips,
+    dimensions).
 
     Directions without variance are left out: there are fewer than ``count`` when the clips span less.
     """

@@ -1,8 +1,9 @@
-"""Models side by side on the same clips, beside the baselines and beside what the representation itself can do.
+"""Models side by side on the same clips, beside the baselines and beside what the representation itself can
+do.
 
-Two things are measured. *Spectrogram*: the decoder's dB spectrogram against the input's. *Sound*: the waveform that
-Griffin-Lim makes of it, analysed again, against the original; the ceiling is the sound of the undisturbed input, the
-best any model of that representation can hope for.
+Two things are measured. *Spectrogram*: the decoder's dB spectrogram against the input's. *Sound*: the
+waveform that Griffin-Lim makes of it, analysed again, against the original; the ceiling is the sound of the
+undisturbed input, the best any model of that representation can hope for.
 """
 
 from __future__ import annotations
@@ -38,14 +39,19 @@ MODIFIED_LEVEL_DB = 10.0
 RESULT = "compare.json"
 
 DEFINITIONS = (
-    "RMSE: root of the mean squared error in dB over all cells of all clips. LSD: log-spectral distance in dB, the RMS "
+    "RMSE: root of the mean squared error in dB over all cells of all clips. LSD: log-spectral distance in "
+    "dB, the RMS "
     "over the bins of a frame, then the mean over frames and clips. Outputs are not clipped to the dB range.",
-    f"Active cells: those whose input is more than {ACTIVE_MARGIN_DB:g} dB above the floor of the representation's "
+    f"Active cells: those whose input is more than {ACTIVE_MARGIN_DB:g} dB above the floor of the "
+    "representation's "
     "range. Silence and padding are easy, so the figures over all cells flatter every system.",
-    "Convergence: spectral convergence in dB of the sound after Griffin-Lim, 20 log10 of the relative error of its "
-    "magnitudes against the original's; lower is better, and silence scores 0. Sound LSD: the log-spectral distance of "
+    "Convergence: spectral convergence in dB of the sound after Griffin-Lim, 20 log10 of the relative error "
+    "of its "
+    "magnitudes against the original's; lower is better, and silence scores 0. Sound LSD: the log-spectral "
+    "distance of "
     "the same. Neither compares across representations of different settings.",
-    "Ceiling: the input's own spectrogram through Griffin-Lim. Identity, PCA-k and mean are baselines fitted on the "
+    "Ceiling: the input's own spectrogram through Griffin-Lim. Identity, PCA-k and mean are baselines "
+    "fitted on the "
     "train split. KL is in nats per clip as the training reported it, on its validation clips.",
     "Intervals cover 95 % (percentile bootstrap over clips): they speak for other clips of this kind, "
     "not for other trainings of the model.",
@@ -69,18 +75,19 @@ def compare(
 ) -> dict[str, Any]:
     """Measure codecs and baselines on one split and write tables, a page and sounds to a folder.
 
-    The folder gets ``compare.csv``, ``compare.json``, ``report.html`` and ``samples/original``, ``samples/generated``
-    (each model's output) and ``samples/modified`` (its output for an input disturbed by uniform noise of +-10 dB, and
-    that input), as 16-bit wav. It appears whole at the end or not at all.
+    The folder gets ``compare.csv``, ``compare.json``, ``report.html`` and ``samples/original``,
+    ``samples/generated`` (each model's output) and ``samples/modified`` (its output for an input disturbed by
+    uniform noise of +-10 dB, and that input), as 16-bit wav. It appears whole at the end or not at all.
 
     Args:
         codecs: models; those of one representation share its baselines.
-        recordings: the data, opened at the codecs' sample rate and length; baselines are fitted on its train split.
+        recordings: the data, opened at the codecs' sample rate and length; baselines are fitted on its train
+        split.
         out: the folder to write.
         split: the split measured.
         limit: measure this many clips, evenly spaced over the split, in place of all.
         samples: number of clips written as sound.
-        components: sizes of the PCA baselines.
+        components: sizes of the PCA baselines; the size of every vector latent is added.
         seed: of the bootstrap, the perturbation and the choice of clips to fit on.
         batch_size: clips computed at once, also when speed is measured.
         resamples: bootstrap resamples.
@@ -88,8 +95,8 @@ def compare(
         log: receives progress, a line at a time.
 
     Returns:
-        What ``compare.json`` holds: ``settings``, ``representations`` and flat ``rows`` (dB, nats, seconds; None where
-        a figure does not apply), each figure with ``_low`` and ``_high`` beside it.
+        What ``compare.json`` holds: ``settings``, ``representations`` and flat ``rows`` (dB, nats, seconds;
+        None where a figure does not apply), each figure with ``_low`` and ``_high`` beside it.
 
     Raises:
         InputError: the output exists, a codec does not fit the recordings, or the split is empty.
@@ -106,8 +113,9 @@ def compare(
         speed_db = np.asarray(group.representation.decibels(first))
         for system in group.systems:
             row = _figures(*measured[system.name], resamples=resamples, seed=seed)
-            rows.append(_row(group, system, row, system.clips_per_second(speed_db)))
-        ceiling = _figures(None, *measured["ceiling"][1:], resamples=resamples, seed=seed)
+            speed = system.clips_per_second(speed_db) if system.kind == "model" else None
+            rows.append(_row(group, system, row, speed))
+        ceiling = _figures(None, *measured["identity"][1:], resamples=resamples, seed=seed)
         rows.append(_row(group, None, ceiling, None))
         sounds.append(_sounds(group, recordings, split, heard, seed))
     result = {
@@ -143,7 +151,8 @@ def compare(
 def format_table(result: Mapping[str, Any]) -> str:
     """The comparison as plain text, at most 120 columns wide."""
     columns = (
-        "model", "RMSE dB", "95 %", "active", "LSD", "active", "converg.", "snd LSD", "params", "trained", "clips/s", "KL"
+        "model", "RMSE dB", "95 %", "active", "LSD", "active", "converg.", "snd LSD", "params", "trained",
+        "clips/s", "KL",
     )  # fmt: skip
     widths = (20, 7, 13, 6, 6, 6, 8, 7, 7, 7, 8, 6)
     lines = []
@@ -151,9 +160,9 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines += [representation["label"], _aligned(columns, widths), "-" * (sum(widths) + len(widths) - 1)]
         for row in result["rows"]:
             if row["representation"] == representation["label"]:
+                numbers = [number_text(row[name]) for name in ("rmse_active_db", "lsd_db", "lsd_active_db")]
                 cells = (
-                    row["name"], number_text(row["rmse_db"]), interval_text(row, "rmse_db"),
-                    number_text(row["rmse_active_db"]), number_text(row["lsd_db"]), number_text(row["lsd_active_db"]),
+                    row["name"], number_text(row["rmse_db"]), interval_text(row, "rmse_db"), *numbers,
                     number_text(row["convergence_db"], 1), number_text(row["sound_lsd_db"]),
                     count_text(row["parameters"]), duration_text(row["training_seconds"]),
                     count_text(row["clips_per_second"]), number_text(row["kl_nats"], 1),
@@ -162,8 +171,10 @@ def format_table(result: Mapping[str, Any]) -> str:
         lines.append("")
     settings = result["settings"]
     lines.append(
-        f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each. RMSE and LSD in dB "
-        "over all and over active cells;\nconvergence and sound LSD (dB) after Griffin-Lim; KL in nats. Lower is better."
+        f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each. "
+        "RMSE and LSD in dB "
+        "over all and over active cells;\nconvergence and sound LSD (dB) after Griffin-Lim; KL in nats. "
+        "Lower is better."
     )
     return "\n".join(lines)
 
@@ -171,7 +182,9 @@ def format_table(result: Mapping[str, Any]) -> str:
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     """The first cell to the left, the others to the right; a name that is too long ends in three dots."""
     name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 3] + "..."
-    return " ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
+    return " ".join(
+        [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]
+    )
 
 
 Measured = tuple[Errors, Errors, np.ndarray]
@@ -180,19 +193,24 @@ Measured = tuple[Errors, Errors, np.ndarray]
 def _measure(
     group: Group, recordings: Any, split: str, indices: Sequence[int], batch_size: int, log: Log
 ) -> dict[str, Measured]:
-    """Return each system's spectrogram errors, sound errors and spectral convergence; "ceiling" is the input's own."""
+    """Return each system's spectrogram errors, sound errors and spectral convergence; "ceiling" is the
+    input's own."""
     representation = group.representation
     parts: dict[str, list[Measured]] = defaultdict(list)
     done = 0
     for found, waveforms in systems.batches(recordings, split, indices, batch_size):
         reference = np.asarray(representation.decibels(waveforms))
         outputs = {system.name: system.reconstruct(reference) for system in group.systems}
-        for name, output in {**outputs, "ceiling": reference}.items():
+        for name, output in outputs.items():
             sound = np.asarray(representation.decibels(group.synthesise(output, waveforms.shape[1])))
             sound_errors = Errors.measure(reference, sound, representation.min_db)
             # against silence a ratio of magnitudes says nothing
-            convergence = np.where(sound_errors.cells_active > 0, spectral_convergence(reference, sound), np.nan)
-            parts[name].append((Errors.measure(reference, output, representation.min_db), sound_errors, convergence))
+            convergence = np.where(
+                sound_errors.cells_active > 0, spectral_convergence(reference, sound), np.nan
+            )
+            parts[name].append(
+                (Errors.measure(reference, output, representation.min_db), sound_errors, convergence)
+            )
         done += len(found)
         log(f"  {done} of {len(indices)}")
     return {
@@ -222,7 +240,7 @@ def _row(
     group: Group, system: System | None, figures: dict[str, float | None], speed: float | None
 ) -> dict[str, Any]:
     """One flat row; without a system, the ceiling's."""
-    fit = {} if system is None else dict(system.info.get("metrics") or {})
+    fit = {} if system is None else system.info.get("metrics", {})
     return {
         "representation": group.label,
         "name": "ceiling" if system is None else system.name,
@@ -231,7 +249,7 @@ def _row(
         "parameters": None if system is None else system.parameters,
         "training_seconds": None if system is None else system.info.get("training_seconds"),
         "clips_per_second": speed,
-        "kl_nats": fit.get("kl_nats"),
+        "kl_nats": fit.get("val_kl", fit.get("kl")),
     }
 
 
@@ -246,18 +264,27 @@ class Sound(NamedTuple):
     waveform: np.ndarray
 
 
-def _sounds(group: Group, recordings: Any, split: str, heard: Sequence[int], seed: int) -> dict[int, list[Sound]]:
+def _sounds(
+    group: Group, recordings: Any, split: str, heard: Sequence[int], seed: int
+) -> dict[int, list[Sound]]:
     """Return the sounds of each clip heard, the original first."""
     sounds = {}
     models = [system for system in group.systems if system.kind == "model"]
-    for index, waveform in (pair for batch in systems.batches(recordings, split, heard, 16) for pair in zip(*batch)):
+    for index, waveform in (
+        pair for batch in systems.batches(recordings, split, heard, 16) for pair in zip(*batch)
+    ):
         original = np.asarray(group.representation.decibels(waveform[None]))
         modified = perturb(original, MODIFIED_LEVEL_DB, [index], seed=seed)
         made = [("generated", "ceiling", "ceiling: input through Griffin-Lim", original)]
         made += [("generated", model.name, model.name, model.reconstruct(original)) for model in models]
         made += [("modified", "input", f"input ±{MODIFIED_LEVEL_DB:g} dB", modified)]
         made += [
-            ("modified", model.name, f"{model.name} of ±{MODIFIED_LEVEL_DB:g} dB", model.reconstruct(modified))
+            (
+                "modified",
+                model.name,
+                f"{model.name} of ±{MODIFIED_LEVEL_DB:g} dB",
+                model.reconstruct(modified),
+            )
             for model in models
         ]
         sounds[index] = [Sound("original", "", "original", original[0], waveform)]
@@ -309,7 +336,8 @@ def _page(
         representation = group.representation
         report.clips(
             {
-                names[index]: [(sound.title, sound.db, sound.waveform) for sound in made] for index, made in clips.items()
+                names[index]: [(sound.title, sound.db, sound.waveform) for sound in made]
+                for index, made in clips.items()
             },
             sample_rate=sample_rate,
             min_db=representation.min_db,

@@ -1,11 +1,12 @@
 """Distances between dB spectrograms, kept clip by clip so that their uncertainty is that of the clips.
 
-Spectrograms are ``(clips, bins, frames, channels)`` in dB. ``Errors`` holds sums for each clip; batches are measured
-one at a time and concatenated, so a data set of any size is evaluated in the memory of one batch. Two averages must
-not be confused:
+Spectrograms are ``(clips, bins, frames, channels)`` in dB. ``Errors`` holds sums for each clip; batches are
+measured one at a time and concatenated, so a data set of any size is evaluated in the memory of one batch.
+Two averages must not be confused:
 
 pooled    the root of the mean squared error over all cells of all clips: the headline RMSE
-per clip  each clip's own figure, then the mean over clips: used for the log-spectral distance and the convergence
+per clip  each clip's own figure, then the mean over clips: used for the log-spectral distance and the
+convergence
 
 Intervals come from resampling clips, not cells: the cells of one clip are not independent.
 """
@@ -13,7 +14,8 @@ Intervals come from resampling clips, not cells: the cells of one clip are not i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +23,8 @@ import numpy as np
 from spectrovae.errors import InputError
 
 ACTIVE_MARGIN_DB = 1.0
-"""A cell is active when its reference is more than this many dB above the floor of the representation's range."""
+"""A cell is active when its reference is more than this many dB above the floor of the representation's
+range."""
 
 CONVERGENCE_FLOOR_DB = -120.0
 """The best spectral convergence reported: identical spectrograms would give minus infinity."""
@@ -47,7 +50,8 @@ class Errors:
         squared_active: the same sum over active cells only.
         cells_active: number of active cells, 0 for a silent clip.
         lsd: log-spectral distance in dB: mean over frames (and channels) of the RMS over bins.
-        lsd_active: the same with the RMS over the active bins of each frame that has one; NaN for a silent clip.
+        lsd_active: the same with the RMS over the active bins of each frame that has one; NaN for a silent
+        clip.
     """
 
     squared: np.ndarray
@@ -101,7 +105,8 @@ class Errors:
         """Return the four headline figures in dB, each with its 95 % interval.
 
         Returns:
-            ``rmse_db`` and ``rmse_active_db`` pooled over cells; ``lsd_db`` and ``lsd_active_db`` averaged over clips.
+            ``rmse_db`` and ``rmse_active_db`` pooled over cells; ``lsd_db`` and ``lsd_active_db`` averaged
+            over clips.
         """
         options: dict[str, int] = {"resamples": resamples, "seed": seed}
         return {
@@ -115,8 +120,9 @@ class Errors:
 def spectral_convergence(reference_db: np.ndarray, estimate_db: np.ndarray) -> np.ndarray:
     """Spectral convergence of magnitudes, 20 log10(|| |S| - |Y| || / || |S| ||), in dB, a figure a clip.
 
-    Frobenius norms over the cells of one clip; lower is better, 0 dB is the score of silence, and nothing reads below
-    ``CONVERGENCE_FLOOR_DB``. After Griffin and Lim (1984), normalised as in Sturmel and Daudet (2011).
+    Frobenius norms over the cells of one clip; lower is better, 0 dB is the score of silence, and nothing
+    reads below ``CONVERGENCE_FLOOR_DB``. After Griffin and Lim (1984), normalised as in Sturmel and Daudet
+    (2011).
 
     Args:
         reference_db, estimate_db: (clips, bins, frames, channels), magnitudes in dB.
@@ -178,9 +184,9 @@ def bootstrap(
 ) -> Estimate:
     """Percentile bootstrap over clips of a statistic that is a function of sums over clips.
 
-    A resample of n clips with replacement is n multinomial counts, and a sum over the resample is a product of those
-    counts with the values: no clip is copied. The same seed and number of clips give the same resamples, so figures
-    of several models on the same clips are paired.
+    A resample of n clips with replacement is n multinomial counts, and a sum over the resample is a product
+    of those counts with the values: no clip is copied. The same seed and number of clips give the same
+    resamples, so figures of several models on the same clips are paired.
 
     Args:
         values: arrays of shape (clips,), one for each sum the statistic needs.
@@ -198,15 +204,27 @@ def bootstrap(
     clips = len(table)
     if clips == 0:
         return Estimate(np.nan, np.nan, np.nan)
-    random = np.random.default_rng(seed)
-    block = max(1, min(resamples, _BLOCK // clips))
-    draws = []
-    for start in range(0, resamples, block):
-        counts = random.multinomial(clips, np.full(clips, 1.0 / clips), size=min(block, resamples - start))
-        draws.append(statistic(*(counts @ table).T, clips))
+    draws = [statistic(*(counts @ table).T, clips) for counts in _resampled(clips, resamples, seed)]
     tail = 50.0 * (1.0 - confidence)
     low, high = np.nanpercentile(np.concatenate(draws), [tail, 100.0 - tail])
     return Estimate(float(statistic(*table.sum(axis=0), clips)), float(low), float(high))
+
+
+def _resampled(clips: int, resamples: int, seed: int) -> Iterable[np.ndarray]:
+    """Give how often each clip occurs in each resample, (block, clips), in blocks of bounded size."""
+    if clips * resamples <= _BLOCK:
+        return [_counts(clips, resamples, seed)]
+    random = np.random.default_rng(seed)
+    block = max(1, _BLOCK // clips)
+    sizes = (min(block, resamples - start) for start in range(0, resamples, block))
+    return (random.multinomial(clips, np.full(clips, 1.0 / clips), size=size) for size in sizes)
+
+
+@functools.lru_cache(maxsize=2)
+def _counts(clips: int, resamples: int, seed: int) -> np.ndarray:
+    """The counts of a small set in one block, kept: a table asks for the same ones hundreds of times."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(clips, np.full(clips, 1.0 / clips), size=resamples).astype(np.float64)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

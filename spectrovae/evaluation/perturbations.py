@@ -1,4 +1,5 @@
-"""Disturbances of a dB spectrogram, before it is normalised, as pure functions of the spectrogram, a level and a generator.
+"""Disturbances of a dB spectrogram, before it is normalised, as pure functions of the spectrogram, a level
+and a generator.
 
 To add one, write the function and enter it in ``PERTURBATIONS``.
 """
@@ -19,7 +20,8 @@ class Perturbation:
     """A disturbance and what its level means.
 
     Attributes:
-        apply: (dB spectrogram of any shape, level, generator) -> disturbed spectrogram, same shape, not clipped.
+        apply: (dB spectrogram of any shape, level, generator) -> disturbed spectrogram, same shape, not
+        clipped.
         distance: level -> expected RMS of the disturbance in dB, whatever the sound.
         meaning: the level in words, for tables and pages.
     """
@@ -36,15 +38,19 @@ def uniform(db: np.ndarray, level: float, random: np.random.Generator) -> np.nda
 
 
 PERTURBATIONS = {
-    "uniform": Perturbation(uniform, lambda level: level / math.sqrt(3.0), "uniform noise of ±level dB on every cell"),
+    "uniform": Perturbation(
+        uniform, lambda level: level / math.sqrt(3.0), "uniform noise of ±level dB on every cell"
+    ),
 }
 
 
-def perturb(db: np.ndarray, level: float, clips: Sequence[int], *, name: str = "uniform", seed: int = 0) -> np.ndarray:
+def perturb(
+    db: np.ndarray, level: float, clips: Sequence[int], *, name: str = "uniform", seed: int = 0
+) -> np.ndarray:
     """Disturb a batch of dB spectrograms, each clip with a generator of its own.
 
-    A clip's noise depends on the seed and its index alone: every model, every batch size and every level meets the
-    same pattern, scaled, so their figures are paired.
+    A clip's noise depends on the seed and its index alone: every model, every batch size and every level
+    meets the same pattern, scaled, so their figures are paired.
 
     Args:
         db: (clips, bins, frames, channels), dB.
@@ -61,4 +67,6 @@ def perturb(db: np.ndarray, level: float, clips: Sequence[int], *, name: str = "
     if not (math.isfinite(level) and level >= 0):
         raise InputError(f"a perturbation level is a number of dB, 0 or more; received {level}")
     apply = PERTURBATIONS[name].apply
-    return np.stack([apply(clip, level, np.random.default_rng([seed, index])) for clip, index in zip(db, clips)])
+    return np.stack(
+        [apply(clip, level, np.random.default_rng([seed, index])) for clip, index in zip(db, clips)]
+    )

@@ -1,7 +1,8 @@
 """Pictures: spectrograms with labelled axes, curves with their intervals, losses by epoch.
 
-Figures are made without pyplot, so nothing global changes and threads may draw. Their background is transparent where
-they go into a page; ``INK`` is legible on white and on near-black, and ``DARK_INK`` and ``LIGHT_INK`` suit one of them.
+Figures are made without pyplot, so nothing global changes and threads may draw. Their background is
+transparent where they go into a page; ``INK`` is legible on white and on near-black, and ``DARK_INK`` and
+``LIGHT_INK`` suit one of them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import dataclasses
 import io
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from spectrovae.errors import InputError
@@ -22,12 +25,13 @@ from spectrovae.files import replacing
 INK, DARK_INK, LIGHT_INK = "#7a7872", "#33312d", "#d2cfc8"
 COLOURS = ("#2f74c0", "#d4691e", "#2a9d72", "#9a62c9", "#c23b5a", "#8a7a1f")
 GREYS = ("#8a8880", "#a8a69e", "#6f6d67", "#b9b7b0", "#96948c")
-STYLES = ((0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (7, 3)), (0, (2, 2)))
+STYLES: tuple[Any, ...] = ((0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (7, 3)), (0, (2, 2)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A line of a chart: its points, the interval around them, and whether it is a reference drawn in grey."""
+    """A line of a chart: its points, the interval around them, and whether it is a reference drawn in
+    grey."""
 
     name: str
     x: Sequence[float]
@@ -44,13 +48,14 @@ def spectrogram_figure(
     duration: float,
     min_db: float,
     max_db: float,
-    size: tuple[float, float] = (3.4, 2.3),
+    size: tuple[float, float] = (3.2, 2.2),
     ink: str = INK,
 ) -> Figure:
     """Draw a dB spectrogram with its time axis in seconds, frequency in Hz and the colour bar in dB.
 
     Args:
-        db: (bins, frames) or (bins, frames, 1), low bins first, linear in frequency from 0 Hz to half the rate.
+        db: (bins, frames) or (bins, frames, 1), low bins first, linear in frequency from 0 Hz to half the
+        rate.
         sample_rate: Hz.
         duration: seconds that the frames span.
         min_db, max_db: the ends of the colour scale, dB.
@@ -64,7 +69,9 @@ def spectrogram_figure(
     if db.ndim == 3 and db.shape[-1] == 1:
         db = db[..., 0]
     if db.ndim != 2:
-        raise InputError(f"a spectrogram (bins, frames) is needed; received shape {db.shape}: pass one clip, one channel")
+        raise InputError(
+            f"a spectrogram (bins, frames) is needed; received shape {db.shape}: pass one clip, one channel"
+        )
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(
@@ -93,20 +100,21 @@ def curves_figure(
     xlabel: str,
     ylabel: str,
     marked: float | None = None,
-    size: tuple[float, float] = (4.4, 3.6),
+    size: tuple[float, float] = (3.6, 3.2),
     ink: str = INK,
 ) -> Figure:
-    """Draw curves with their intervals as bands; references in grey, broken lines. ``marked`` draws a vertical rule."""
+    """Draw curves with their intervals as bands; references in grey, broken lines. ``marked`` draws a
+    vertical rule."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     models = references = 0
+    style: Any
     for curve in curves:
+        colour, style, width = COLOURS[models % len(COLOURS)], "solid", 2.0
         if curve.reference:
             colour, style, width = GREYS[references % len(GREYS)], STYLES[references % len(STYLES)], 1.3
-            references += 1
-        else:
-            colour, style, width = COLOURS[models % len(COLOURS)], "-", 2.0
-            models += 1
+        references += curve.reference
+        models += not curve.reference
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(curve.x, curve.y, color=colour, linestyle=style, linewidth=width, label=curve.name)
     if marked is not None:
@@ -118,7 +126,13 @@ def curves_figure(
     axes.set_ylim(bottom=0)
     _quiet(axes, ink)
     figure.legend(
-        loc="outside lower center", ncols=3, frameon=False, fontsize=7.5, labelcolor=ink, handlelength=2.2, columnspacing=1.2
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=7.5,
+        labelcolor=ink,
+        handlelength=2.2,
+        columnspacing=1.2,
     )
     return figure
 
@@ -127,7 +141,8 @@ def plot_loss_curves(history: Mapping[str, Sequence[float]], path: str | os.Path
     """Write a PNG of every training quantity by epoch, with its validation curve beside it.
 
     Args:
-        history: values by name, one an epoch, as Keras' ``History.history``; ``val_`` starts the name of a validation
+        history: values by name, one an epoch, as Keras' ``History.history``; ``val_`` starts the name of a
+        validation
             quantity. ``loss`` is drawn first. Values that are not finite are left out of the line.
         path: the PNG file, replaced whole.
 
@@ -137,20 +152,33 @@ def plot_loss_curves(history: Mapping[str, Sequence[float]], path: str | os.Path
     names = [name for name in history if not name.startswith("val_")]
     names.sort(key=lambda name: name != "loss")
     if not names or not any(len(history[name]) for name in names):
-        raise InputError("the history holds no epoch: pass the values by name, for instance {'loss': [3.1, 2.7]}")
+        raise InputError(
+            "the history holds no epoch: pass the values by name, for instance {'loss': [3.1, 2.7]}"
+        )
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.0 * rows), layout="constrained", facecolor="white")
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
-        series = [(label, history[key]) for label, key in (("training", name), ("validation", f"val_{name}")) if key in history]
+        series = [
+            (label, history[key])
+            for label, key in (("training", name), ("validation", f"val_{name}"))
+            if key in history
+        ]
         for (label, values), colour in zip(series, COLOURS):
             finite = np.where(np.isfinite(values), np.asarray(values, np.float64), np.nan)
             epochs = np.arange(1, len(finite) + 1)
-            axes.plot(epochs, finite, color=colour, linewidth=1.8, label=label, marker="." if len(finite) < 3 else None)
+            axes.plot(
+                epochs,
+                finite,
+                color=colour,
+                linewidth=1.8,
+                label=label,
+                marker="." if len(finite) < 3 else None,
+            )
         axes.set_title(name, loc="left", fontsize=10, color=DARK_INK)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color=DARK_INK, alpha=0.12, linewidth=0.6)
         _quiet(axes, DARK_INK)
         if len(series) > 1:
@@ -169,7 +197,9 @@ def png(figure: Figure, *, dots_per_inch: int = 160, transparent: bool = True) -
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
     buffer = io.BytesIO()
-    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        buffer, "PNG", optimize=True
+    )
     return buffer.getvalue()
 
 

@@ -1,4 +1,5 @@
-"""One HTML page that needs nothing but itself: text, tables, pictures and players, readable by day, night and phone.
+"""One HTML page that needs nothing but itself: text, tables, pictures and players, readable by day, night and
+phone.
 
 Every string is escaped on its way in. Pictures are PNG and sounds 16-bit wav, both written into the page.
 """
@@ -35,7 +36,8 @@ LEVEL_NOTE = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A table cell: its text, a smaller note under it, and the number it sorts by (text where there is none)."""
+    """A table cell: its text, a smaller note under it, and the number it sorts by (text where there is
+    none)."""
 
     text: str
     note: str = ""
@@ -72,7 +74,9 @@ class Report:
 
     def __init__(self, title: str, summary: str = "") -> None:
         self._title = title
-        self._parts = [f"<header><h1>{_text(title)}</h1>" + (f"<p>{_text(summary)}</p>" if summary else "") + "</header>"]
+        self._parts = [
+            f"<header><h1>{_text(title)}</h1>" + (f"<p>{_text(summary)}</p>" if summary else "") + "</header>"
+        ]
 
     def section(self, title: str, *paragraphs: str) -> None:
         """Start a section with a heading and paragraphs of plain text."""
@@ -85,7 +89,9 @@ class Report:
     def notes(self, items: Sequence[str]) -> None:
         """Add a list of remarks in smaller print."""
         if items:
-            self._parts.append('<ul class="notes">' + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>")
+            self._parts.append(
+                '<ul class="notes">' + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>"
+            )
 
     def table(self, caption: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         """Add a table that sorts by a click on a column's head and scrolls inside its own box.
@@ -95,16 +101,22 @@ class Report:
         """
         for row in rows:
             if len(row.cells) != len(columns):
-                raise InputError(f"a row of the table {caption!r} needs {len(columns)} cells; received {len(row.cells)}")
-        head = "".join(f'<th scope="col"><button type="button">{_text(column)}</button></th>' for column in columns)
+                raise InputError(
+                    f"a row of the table {caption!r} needs {len(columns)} cells; received {len(row.cells)}"
+                )
+        head = "".join(
+            f'<th scope="col"><button type="button">{_text(column)}</button></th>' for column in columns
+        )
         body = "".join(f'<tr class="{_text(row.kind)}">{"".join(map(_cell, row.cells))}</tr>' for row in rows)
         self._parts.append(
             f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(caption)}"><table>'
-            f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+            "</table></div>"
         )
 
     def cards(self, title: str, cards: Sequence[Card], *, wide: bool = False) -> None:
-        """Add a row of cards that wraps on a narrow screen, under a small heading if ``title`` is not empty."""
+        """Add a row of cards that wraps on a narrow screen, under a small heading if ``title`` is not
+        empty."""
         if title:
             self._parts.append(f"<h3>{_text(title)}</h3>")
         inside = "".join(map(_card, cards))
@@ -118,7 +130,8 @@ class Report:
         min_db: float,
         max_db: float,
     ) -> None:
-        """Add the sounds of several clips, as many clips as keep the page under ``PAGE_BYTES`` (one at least).
+        """Add the sounds of several clips, as many clips as keep the page under ``PAGE_BYTES`` (one at
+        least).
 
         Args:
             sounds: by clip name, what ``sound_cards`` takes.
@@ -134,7 +147,9 @@ class Report:
             self.cards(name, cards)
             shown += 1
         if shown < len(sounds):
-            self.notes([f"{shown} of {len(sounds)} clips are on this page; all are in the folder samples beside it."])
+            self.notes(
+                [f"{shown} of {len(sounds)} clips are on this page; all are in the folder samples beside it."]
+            )
 
     def html(self) -> str:
         """Return the page."""
@@ -153,7 +168,8 @@ class Report:
 
 
 def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
-    """Return a mono waveform (samples,) in [-1, 1] as a 16-bit wav file; samples beyond that range are clipped."""
+    """Return a mono waveform (samples,) in [-1, 1] as a 16-bit wav file; samples beyond that range are
+    clipped."""
     buffer = io.BytesIO()
     samples = np.clip(np.asarray(waveform, np.float32), -1.0, 1.0)
     soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
@@ -163,7 +179,8 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
 def sound_cards(
     sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], *, sample_rate: int, min_db: float, max_db: float
 ) -> list[Card]:
-    """Make a card with spectrogram and player of each sound of one clip, the original first, matched in level.
+    """Make a card with spectrogram and player of each sound of one clip, the original first, matched in
+    level.
 
     Args:
         sounds: (title, dB spectrogram (bins, frames, 1), waveform (samples,)).
@@ -174,8 +191,12 @@ def sound_cards(
     cards = []
     for (title, db, _), player in zip(sounds, players):
         seconds = len(player) / sample_rate
-        figure = spectrogram_figure(db, sample_rate=sample_rate, duration=seconds, min_db=min_db, max_db=max_db)
-        alt = f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {min_db:g} to {max_db:g} dB"
+        figure = spectrogram_figure(
+            db, sample_rate=sample_rate, duration=seconds, min_db=min_db, max_db=max_db
+        )
+        alt = (
+            f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {min_db:g} to {max_db:g} dB"
+        )
         cards.append(Card(title, png(figure, dots_per_inch=130), alt, wav_bytes(player, sample_rate)))
     return cards
 
@@ -194,7 +215,8 @@ def match_levels(waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def new_folder(out: str | os.PathLike, *, force: bool, mark: str) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out`` that takes its place when the block ends well, and is removed when not.
+    """Yield a temporary folder beside ``out`` that takes its place when the block ends well, and is removed
+    when not.
 
     Args:
         out: the folder to make. An existing one is refused unless it is empty.
@@ -210,7 +232,9 @@ def new_folder(out: str | os.PathLike, *, force: bool, mark: str) -> Iterator[Pa
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}; choose a folder you can write to") from error
+        raise InputError(
+            f"cannot write {out}: {error.strerror or error}; choose a folder you can write to"
+        ) from error
     try:
         result = temporary / "new"
         result.mkdir()
@@ -230,22 +254,28 @@ def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not force:
-        raise InputError(f"{out} exists and is not empty: choose another folder, or replace it with --force (force=True)")
+        raise InputError(
+            f"{out} exists and is not empty: choose another folder, or replace it with --force (force=True)"
+        )
     if not (out / mark).is_file():
-        raise InputError(f"{out} holds no {mark}, so it is not an earlier result and is not replaced: choose another folder")
+        raise InputError(
+            f"{out} holds no {mark}, so it is not an earlier result and is not replaced: choose another "
+            "folder"
+        )
 
 
 def number_text(value: float | None, digits: int = 2) -> str:
     """A figure for people; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def interval_text(row: Mapping[str, Any], name: str) -> str:
-    """The interval of a figure in a flat row, "3.21–3.43"; with "to" where a sign would be misread; "" if none."""
+    """The interval of a figure in a flat row, "3.21–3.43"; with "to" where a sign would be misread; "" if
+    none."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if low is None or high is None:
         return ""
-    return f"{low:.2f}–{high:.2f}" if low >= 0 else f"{low:.1f} to {high:.1f}"
+    return f"{low:.2f}–{high:.2f}" if low >= 0 else f"{number_text(low, 1)} to {number_text(high, 1)}"
 
 
 def count_text(value: float | None) -> str:
@@ -289,20 +319,23 @@ def _card(card: Card) -> str:
     if card.picture is not None:
         image = f'<img src="{_data("image/png", card.picture)}" alt="{_text(card.alt)}">'
         if card.dark_picture is not None:
-            dark = f'<source srcset="{_data("image/png", card.dark_picture)}" media="(prefers-color-scheme: dark)">'
+            source = _data("image/png", card.dark_picture)
+            dark = f'<source srcset="{source}" media="(prefers-color-scheme: dark)">'
             image = f"<picture>{dark}{image}</picture>"
         parts.append(image)
     if card.sound is not None:
         source = _data("audio/wav", card.sound)
-        parts.append(f'<audio controls preload="none" aria-label="{_text(card.title)}" src="{source}"></audio>')
+        parts.append(
+            f'<audio controls preload="none" aria-label="{_text(card.title)}" src="{source}"></audio>'
+        )
     if card.caption:
         parts.append(f"<p>{_text(card.caption)}</p>")
     return f"<figure>{''.join(parts)}</figure>"
 
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fcfbf8; --ink: #23211d; --quiet: #6b6860; --rule: #ddd9cf; --accent: #9a3f12; }
-@media (prefers-color-scheme: dark) {
+:root { color-scheme: light dark; --paper: #fcfbf8; --ink: #23211d; --quiet: #6b6860; --rule: #ddd9cf;
+--accent: #9a3f12; } @media (prefers-color-scheme: dark) {
   :root { --paper: #161513; --ink: #e6e2d9; --quiet: #9b978d; --rule: #37342f; --accent: #e59a66; }
 }
 * { box-sizing: border-box; }
@@ -318,7 +351,8 @@ header p { color: var(--quiet); margin-bottom: 0; }
 .notes { color: var(--quiet); font-size: 0.86rem; max-width: 46rem; padding-left: 1.1rem; }
 .notes li { margin-bottom: 0.3rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 1.2rem 0 1.6rem; }
-table { border-collapse: collapse; width: 100%; font-family: system-ui, sans-serif; font-size: 0.82rem; line-height: 1.35;
+table { border-collapse: collapse; width: 100%; font-family: system-ui, sans-serif; font-size: 0.82rem;
+line-height: 1.35;
   font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); padding-bottom: 0.6rem; }
 th, td { padding: 0.42rem 0.7rem; text-align: right; white-space: nowrap; vertical-align: top;
@@ -334,8 +368,8 @@ td small { display: block; color: var(--quiet); font-size: 0.72rem; }
 tr.model td { font-weight: 600; }
 tr.model td small { font-weight: 400; }
 tr.baseline td, tr.ceiling td { color: var(--quiet); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15.5rem, 100%), 1fr)); gap: 1.2rem 1.6rem; }
-.cards.wide { grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15.5rem, 100%), 1fr)); gap: 1.2rem
+1.6rem; } .cards.wide { grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; }
 figcaption { font-family: system-ui, sans-serif; font-size: 0.82rem; font-weight: 600; margin-bottom: 0.3rem;
   overflow-wrap: anywhere; }

@@ -1,13 +1,15 @@
 """What becomes of a disturbance on its way through a model: smaller, larger, or undone.
 
-With x a dB spectrogram, x~ the same disturbed before it is normalised, f a model in dB, and d the RMSE in dB over all
-cells, three figures at each level:
+With x a dB spectrogram, x~ the same disturbed before it is normalised, f a model in dB, and d the RMSE in dB
+over all cells, three figures at each level:
 
 consistency  d(f(x~), f(x))             how far the disturbance moves the output
 fidelity     d(f(x~), x)                how far the output is from the clean input
-gain         d(f(x~), f(x)) / d(x~, x)  how much of the disturbance passes: 1 for the identity, 0 for a constant
+gain         d(f(x~), f(x)) / d(x~, x)  how much of the disturbance passes: 1 for the identity, 0 for a
+constant
 
-A model that ignores its input has perfect consistency, so consistency alone is no merit: read fidelity with it.
+A model that ignores its input has perfect consistency, so consistency alone is no merit: read fidelity with
+it.
 """
 
 from __future__ import annotations
@@ -41,21 +43,25 @@ from spectrovae.evaluation.systems import Group, Log
 from spectrovae.files import write_json, write_text
 
 RESULT = "robustness.json"
+KINDS = ("moved", "missed", "disturbed")
 FIGURES = {
-    "consistency_db": "consistency d(f(x~), f(x)), dB",
-    "fidelity_db": "fidelity d(f(x~), x), dB",
-    "gain": "gain d(f(x~), f(x)) / d(x~, x)",
+    "consistency_db": ("consistency d(f(x~), f(x))", "dB"),
+    "fidelity_db": ("fidelity d(f(x~), x)", "dB"),
+    "gain": ("gain d(f(x~), f(x)) / d(x~, x)", "ratio"),
 }
 DEFINITIONS = (
     "x is the dB spectrogram of a clip, x~ the same with noise added before it is normalised, f the model, "
-    "d the root of the mean squared difference in dB over all cells of all clips. Nothing is clipped on the way, so "
+    "d the root of the mean squared difference in dB over all cells of all clips. Nothing is clipped on the "
+    "way, so "
     "noise near the floor or the top of the range leaves it, on both sides of the model.",
-    "Consistency d(f(x~), f(x)): how far the noise moves the output. Fidelity d(f(x~), x): how far the output is from "
+    "Consistency d(f(x~), f(x)): how far the noise moves the output. Fidelity d(f(x~), x): how far the "
+    "output is from "
     "the clean input; below the identity's curve the model removes more than it adds. "
     "Gain d(f(x~), f(x)) / d(x~, x): how much of the noise passes, 1 for the identity and 0 for a constant.",
     "A model that ignores its input is perfectly consistent, so consistency says nothing without fidelity. "
     "A variational model answers with its posterior mean.",
-    "Intervals cover 95 % (percentile bootstrap over clips, after averaging each clip's squared error over seeds); the "
+    "Intervals cover 95 % (percentile bootstrap over clips, after averaging each clip's squared error over "
+    "seeds); the "
     "noise is the same for every system, and the same pattern scaled at every level.",
 )
 
@@ -79,15 +85,17 @@ def robustness(
     force: bool = False,
     log: Log = systems.to_stderr,
 ) -> dict[str, Any]:
-    """Disturb the inputs of codecs and baselines in dB and write curves, tables, a page and sounds to a folder.
+    """Disturb the inputs of codecs and baselines in dB and write curves, tables, a page and sounds to a
+    folder.
 
     The folder gets ``robustness.csv``, ``robustness.json``, ``report.html`` and, at the marked level,
-    ``samples/original``, ``samples/perturbed`` and ``samples/reconstructed`` as 16-bit wav. It appears whole at the
-    end or not at all.
+    ``samples/original``, ``samples/perturbed`` and ``samples/reconstructed`` as 16-bit wav. It appears whole
+    at the end or not at all.
 
     Args:
         codecs: models; those of one representation share its baselines.
-        recordings: the data, opened at the codecs' sample rate and length; baselines are fitted on its train split.
+        recordings: the data, opened at the codecs' sample rate and length; baselines are fitted on its train
+        split.
         out: the folder to write.
         split: the split measured.
         perturbation: a key of ``perturbations.PERTURBATIONS``.
@@ -104,29 +112,41 @@ def robustness(
         log: receives progress, a line at a time.
 
     Returns:
-        What ``robustness.json`` holds: ``settings``, ``representations`` and flat ``rows``, one for each system and
-        level, with ``consistency_db``, ``fidelity_db``, ``gain``, their ``_low`` and ``_high``, the measured
-        ``input_distance_db`` and the one expected of the perturbation whatever the sound.
+        What ``robustness.json`` holds: ``settings``, ``representations`` and flat ``rows``, one for each
+        system and level, with ``consistency_db``, ``fidelity_db``, ``gain``, their ``_low`` and ``_high``,
+        the measured ``input_distance_db`` and the one expected of the perturbation whatever the sound.
 
     Raises:
-        InputError: the output exists, a level is not a number of dB, ``marked`` is not among the levels, a codec does
+        InputError: the output exists, a level is not a number of dB, ``marked`` is not among the levels, a
+        codec does
             not fit the recordings, or the split is empty.
     """
     check_output(out, force=force, mark=RESULT)
     levels = _checked_levels(perturbation, levels, marked, seeds)
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
-    sizes = {*components, *(size for size in map(_latent_size, codecs) if size)}
-    groups = systems.gather(codecs, recordings, sorted(sizes), seed=seed, log=log)
+    groups = systems.gather(codecs, recordings, components, seed=seed, log=log)
     rows: list[dict[str, Any]] = []
     for group in groups:
         log(f"disturbing {len(indices)} clips of the {split} split at {len(levels)} levels ({group.label})")
-        squares = _measure(group, recordings, split, indices, perturbation, levels, range(seed, seed + seeds), batch_size, log)
-        cells = np.full(len(indices), np.prod(group.representation.feature_shape(recordings.samples)), np.float64)
+        squares = _measure(
+            group,
+            recordings,
+            split,
+            indices,
+            perturbation,
+            levels,
+            range(seed, seed + seeds),
+            batch_size,
+            log,
+        )
+        cells = np.full(
+            len(indices), np.prod(group.representation.feature_shape(recordings.samples)), np.float64
+        )
         options: dict[str, int] = {"resamples": resamples, "seed": seed}
         for system in group.systems:
             for level in levels:
-                moved, missed, disturbed = (squares[system.name, level, kind] for kind in ("moved", "missed", "disturbed"))
+                moved, missed, disturbed = (squares[system.name, level, kind] for kind in KINDS)
                 rows.append(
                     {
                         "representation": group.label,
@@ -141,7 +161,7 @@ def robustness(
                         **systems.estimate_fields("gain", rmse_ratio(moved, disturbed, **options)),
                     }
                 )
-    result = {
+    result: dict[str, Any] = {
         "kind": "robustness",
         "spectrovae": __version__,
         "settings": {
@@ -155,7 +175,7 @@ def robustness(
             "seeds": seeds,
             "limit": limit,
             "samples": samples,
-            "components": sorted(sizes),
+            "components": list(components),
             "seed": seed,
             "batch_size": batch_size,
             "resamples": resamples,
@@ -177,15 +197,16 @@ def robustness(
 
 
 def format_table(result: Mapping[str, Any]) -> str:
-    """Consistency, fidelity and gain at every level as plain text, at most 120 columns wide for ten levels."""
+    """Consistency, fidelity and gain at every level as plain text, at most 120 columns wide for ten
+    levels."""
     lines = []
     levels = result["settings"]["levels_db"]
     for representation in result["representations"]:
         lines.append(representation["label"])
         rows = [row for row in result["rows"] if row["representation"] == representation["label"]]
-        for figure, title in FIGURES.items():
+        for figure, (title, unit) in FIGURES.items():
             head = "".join(f"{level:>9g}" for level in levels)
-            lines += [f"{title:<36.36}{head}", "-" * (36 + len(head))]
+            lines += [f"{f'{title}, {unit}':<36.36}{head}", "-" * (36 + len(head))]
             for name in dict.fromkeys(row["name"] for row in rows):
                 values = "".join(f"{number_text(row[figure]):>9}" for row in rows if row["name"] == name)
                 lines.append(f"{name:<36.36}{values}")
@@ -211,12 +232,6 @@ def _checked_levels(perturbation: str, levels: Sequence[float], marked: float, s
     return checked
 
 
-def _latent_size(codec: Any) -> int | None:
-    """Size of a vector latent; None for maps, lists and codes."""
-    shape = codec.encoder.output_shape
-    return shape[1] if isinstance(shape, tuple) and len(shape) == 2 and isinstance(shape[1], int) else None
-
-
 def _measure(
     group: Group,
     recordings: Any,
@@ -230,7 +245,7 @@ def _measure(
 ) -> dict[tuple[str, float, str], np.ndarray]:
     """Return sums of squared dB over cells, averaged over seeds, (clips,), by system, level and kind.
 
-    The kinds: "moved" f(x~) - f(x), "missed" f(x~) - x, "disturbed" x~ - x.
+    The ``KINDS``: "moved" f(x~) - f(x), "missed" f(x~) - x, "disturbed" x~ - x.
     """
     squares: dict[tuple[str, float, str], list[np.ndarray]] = defaultdict(list)
     done = 0
@@ -238,14 +253,17 @@ def _measure(
         clean = np.asarray(group.representation.decibels(waveforms))
         outputs = {system.name: system.reconstruct(clean) for system in group.systems}
         for level in levels:
-            sums: dict[tuple[str, float, str], np.ndarray] = defaultdict(lambda: np.zeros(len(found)))
+            sums = {
+                (system.name, level, kind): np.zeros(len(found)) for system in group.systems for kind in KINDS
+            }
             for noise_seed in seeds:
                 noisy = perturb(clean, level, found, name=perturbation, seed=noise_seed)
+                disturbed = _squared(noisy, clean)
                 for system in group.systems:
                     output = outputs[system.name] if level == 0 else system.reconstruct(noisy)
-                    sums[system.name, level, "moved"] += _squared(output, outputs[system.name]) / len(seeds)
-                    sums[system.name, level, "missed"] += _squared(output, clean) / len(seeds)
-                    sums[system.name, level, "disturbed"] += _squared(noisy, clean) / len(seeds)
+                    values = (_squared(output, outputs[system.name]), _squared(output, clean), disturbed)
+                    for kind, value in zip(KINDS, values):
+                        sums[system.name, level, kind] += value / len(seeds)
             for key, value in sums.items():
                 squares[key].append(value)
         done += len(found)
@@ -265,20 +283,30 @@ def _page(result: Mapping[str, Any], groups: Sequence[Group]) -> Report:
     expected = PERTURBATIONS[settings["perturbation"]].distance(marked)
     report = Report(
         f"{' and '.join(models) if len(models) < 3 else f'{len(models)} models'}, disturbed",
-        f"{settings['clips']} clips of the {settings['split']} split, {settings['seeds']} seeds. The disturbance: "
+        f"{settings['clips']} clips of the {settings['split']} split, {settings['seeds']} seeds. The "
+        "disturbance: "
         f"{PERTURBATIONS[settings['perturbation']].meaning}, before normalising.",
     )
     for group in groups:
         rows = [row for row in result["rows"] if row["representation"] == group.label]
-        report.section(f"Curves: {group.label}", "Bands are 95 % intervals; the vertical rule is at the marked level.")
-        report.cards("", [_curve_card(rows, figure, title, marked) for figure, title in FIGURES.items()], wide=True)
+        report.section(
+            f"Curves: {group.label}", "Bands are 95 % intervals; the vertical rule is at the marked level."
+        )
+        report.cards("", [_curve_card(rows, figure, marked) for figure in FIGURES], wide=True)
         report.section(
             f"At {marked:g} dB",
             f"Level {marked:g} dB moves any input by {expected:.2f} dB RMS, whatever the sound.",
         )
         report.table(
             f"Level {marked:g} dB",
-            ("model", "consistency\ndB", "fidelity\ndB", "gain", "fidelity undisturbed\ndB", "input moved\ndB"),
+            (
+                "model",
+                "consistency\ndB",
+                "fidelity\ndB",
+                "gain",
+                "fidelity undisturbed\ndB",
+                "input moved\ndB",
+            ),
             _table_rows(rows, marked),
         )
     report.notes(DEFINITIONS)
@@ -302,19 +330,27 @@ def _table_rows(rows: Sequence[Mapping[str, Any]], marked: float) -> list[Row]:
     return table
 
 
-def _curve_card(rows: Sequence[Mapping[str, Any]], figure: str, title: str, marked: float) -> Card:
+def _curve_card(rows: Sequence[Mapping[str, Any]], figure: str, marked: float) -> Card:
+    title, unit = FIGURES[figure]
     curves = []
     for name in dict.fromkeys(row["name"] for row in rows):
         points = [row for row in rows if row["name"] == name and row[figure] is not None]
         if points:
-            x, y, low, high = ([row[key] for row in points] for key in ("level_db", figure, f"{figure}_low", f"{figure}_high"))
+            x, y, low, high = (
+                [row[key] for row in points]
+                for key in ("level_db", figure, f"{figure}_low", f"{figure}_high")
+            )
             curves.append(Curve(name, x, y, low, high, reference=points[0]["kind"] != "model"))
     light, dark = (
-        png(curves_figure(curves, xlabel="level of the disturbance (dB)", ylabel=title, marked=marked, ink=ink))
+        png(
+            curves_figure(curves, xlabel="level of the disturbance (dB)", ylabel=unit, marked=marked, ink=ink)
+        )
         for ink in (DARK_INK, LIGHT_INK)
     )
     spoken = "; ".join(f"{curve.name} {curve.y[-1]:.2f}" for curve in curves)
-    return Card(title, light, f"{title} against the level in dB. At the highest level: {spoken}", dark_picture=dark)
+    return Card(
+        title, light, f"{title} against the level in dB. At the highest level: {spoken}", dark_picture=dark
+    )
 
 
 def _listen(
@@ -337,7 +373,10 @@ def _listen(
         clean = np.asarray(representation.decibels(waveform[None]))
         noisy = perturb(clean, marked, [index], name=settings["perturbation"], seed=settings["seed"])
         made = [("perturbed", "", f"disturbed, level {marked:g} dB", noisy)]
-        made += [("reconstructed", model.name, f"{model.name} of the disturbed", model.reconstruct(noisy)) for model in models]
+        made += [
+            ("reconstructed", model.name, f"{model.name} of the disturbed", model.reconstruct(noisy))
+            for model in models
+        ]
         sounds = [("original", clean[0], waveform)]
         _write_wav(folder / "original" / f"{names[index]}.wav", waveform, recordings.sample_rate)
         for kind, system, title, db in made:

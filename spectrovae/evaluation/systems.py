@@ -1,7 +1,7 @@
 """What is evaluated, gathered so that every row of a table is measured in the same way.
 
-A system is a codec or a baseline under a representation. Codecs may use different representations: each is measured
-in the dB of its own, beside baselines fitted under that one.
+A system is a codec or a baseline under a representation. Codecs may use different representations: each is
+measured in the dB of its own, beside baselines fitted under that one.
 """
 
 from __future__ import annotations
@@ -48,17 +48,19 @@ class System:
     info: Mapping[str, Any]
 
     def reconstruct(self, db: np.ndarray) -> np.ndarray:
-        """Take dB spectrograms (clips, bins, frames, channels) through the system: normalise, reconstruct, back to dB.
+        """Take dB spectrograms (clips, bins, frames, channels) through the system: normalise, reconstruct,
+        back to dB.
 
-        Nothing is clipped, before or after. Under per-example scaling the input's own minimum and maximum bring the
-        output back.
+        Nothing is clipped, before or after. Under per-example scaling the input's own minimum and maximum
+        bring the output back.
         """
         features = self.representation.from_db(db)
         output = self.reconstructor.reconstruct_features(features)
         return np.asarray(self.representation.to_db(output, self.representation.statistics(db)))
 
     def clips_per_second(self, db: np.ndarray, *, seconds: float = 1.0) -> float:
-        """Measure how many clips ``reconstruct_features`` takes a second, in batches of ``len(db)``, once warm."""
+        """Measure how many clips ``reconstruct_features`` takes a second, in batches of ``len(db)``, once
+        warm."""
         features = tf.convert_to_tensor(self.representation.from_db(db))
         for _ in range(2):
             np.asarray(self.reconstructor.reconstruct_features(features))
@@ -78,7 +80,8 @@ class Group:
         label: the representation's class and main settings, for people.
         representation: the representation the systems share.
         systems: models in the order given, then identity, PCA-k from the largest, mean.
-        synthesise: dB spectrograms (clips, bins, frames, 1) and a number of samples -> waveforms (clips, samples).
+        synthesise: dB spectrograms (clips, bins, frames, 1) and a number of samples -> waveforms (clips,
+        samples).
     """
 
     label: str
@@ -87,29 +90,38 @@ class Group:
     synthesise: Callable[[np.ndarray, int], np.ndarray]
 
 
-def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *, seed: int, log: Log) -> list[Group]:
+def gather(
+    codecs: Sequence[Any], recordings: Any, components: Sequence[int], *, seed: int, log: Log
+) -> list[Group]:
     """Group codecs by representation and fit the baselines of each group on the train split.
+
+    PCA has the sizes of ``components`` and of every vector latent.
 
     Raises:
         InputError: no codec, or one that does not fit the recordings' sample rate or length.
     """
     if not codecs:
-        raise InputError("at least one model is needed: give the folder of a bundle that spectrovae fit wrote")
+        raise InputError(
+            "at least one model is needed: give the folder of a bundle that spectrovae fit wrote"
+        )
     groups: dict[str, Group] = {}
     names: set[str] = set()
     for codec in codecs:
         _check_fit(codec, recordings)
         representation = codec.representation
         group = groups.setdefault(
-            _fingerprint(representation), Group(_label(representation), representation, [], _synthesiser(representation))
+            _fingerprint(representation),
+            Group(_label(representation), representation, [], _synthesiser(representation)),
         )
         name = _unique(codec.name, names)
-        parameters = codec.encoder.count_params() + codec.decoder.count_params()
-        group.systems.append(System(name, "model", codec, representation, parameters, codec.info or {}))
+        group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
     for group in groups.values():
         log(f"fitting the baselines on the train split ({group.label})")
+        # a vector latent is measured against a PCA of its own size
+        latents = [shape for system in group.systems for shape in system.reconstructor.latent_shapes]
+        sizes = [*components, *(shape[0] for shape in latents if len(shape) == 1)]
         batches = recordings.features("train", group.representation)
-        for baseline in fit_baselines(batches, components, seed=seed):
+        for baseline in fit_baselines(batches, sizes, seed=seed):
             group.systems.append(
                 System(baseline.name, "baseline", baseline, group.representation, baseline.parameters, {})
             )
@@ -136,7 +148,9 @@ def spread(items: Sequence[int], count: int) -> list[int]:
     return [items[int(round(place))] for place in places]
 
 
-def batches(recordings: Any, split: str, indices: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:
+def batches(
+    recordings: Any, split: str, indices: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (indices, waveforms (clips, samples)) for the chosen clips of a split, in order."""
     wanted, start = set(indices), 0
     for batch in recordings.waveforms(split, batch_size=batch_size):
@@ -148,14 +162,15 @@ def batches(recordings: Any, split: str, indices: Sequence[int], batch_size: int
 
 
 def clip_names(recordings: Any, split: str, indices: Sequence[int]) -> dict[int, str]:
-    """Return a file name stem for each index: its number, so that it is unique, and its recording's own stem."""
+    """Return a file name stem for each index: its number, so that it is unique, and its recording's own
+    stem."""
     examples = recordings.examples(split)
     return {index: f"{index:04d}-{file_stem(Path(str(examples[index].path)).stem)}" for index in indices}
 
 
 def file_stem(name: str) -> str:
     """Replace every run of characters that a file name had better not hold by one underscore."""
-    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("._") or "unnamed"
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._") or "unnamed"
 
 
 def to_stderr(message: str) -> None:
@@ -181,19 +196,24 @@ def estimate_fields(name: str, estimate: Any) -> dict[str, float | None]:
 def _check_fit(codec: Any, recordings: Any) -> None:
     if codec.sample_rate != recordings.sample_rate:
         raise InputError(
-            f"{codec.name} works at {codec.sample_rate} Hz and the recordings are read at {recordings.sample_rate} Hz: "
+            f"{codec.name} works at {codec.sample_rate} Hz and the recordings are read at "
+            f"{recordings.sample_rate} Hz: "
             f"open them with sample_rate={codec.sample_rate}"
         )
-    if codec.segment_samples != recordings.samples:
+    shape = codec.representation.feature_shape
+    if shape(codec.segment_samples) != shape(recordings.samples):
         raise InputError(
-            f"{codec.name} takes {codec.segment_samples} samples and the recordings give {recordings.samples}: "
+            f"{codec.name} takes {codec.segment_samples} samples and the recordings give "
+            f"{recordings.samples}: "
             f"open them with duration={codec.segment_samples / codec.sample_rate:g}"
         )
 
 
 def _fingerprint(representation: Any) -> str:
     """Equal for representations that compute the same: same class, settings and statistics."""
-    config = {key: value for key, value in representation.get_config().items() if key not in ("name", "dtype")}
+    config = {
+        key: value for key, value in representation.get_config().items() if key not in ("name", "dtype")
+    }
     text = json.dumps([type(representation).__name__, config], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
     for value in representation.get_weights():
@@ -204,10 +224,10 @@ def _fingerprint(representation: Any) -> str:
 def _label(representation: Any) -> str:
     config = representation.get_config()
     sizes = [str(config[key]) for key in ("n_fft", "hop_length") if key in config]
-    return (
-        f"{type(representation).__name__}{' ' + '/'.join(sizes) if sizes else ''}, {representation.sample_rate} Hz, "
-        f"{representation.min_db:g} to {representation.max_db:g} dB, {config.get('normalisation', 'range')}"
-    )
+    name = " ".join([type(representation).__name__, "/".join(sizes)]).strip()
+    low, high = (f"{level:g}".replace("-", "−") for level in (representation.min_db, representation.max_db))
+    normalisation = config["normalisation"].replace("_", " ")
+    return f"{name}, {representation.sample_rate} Hz, {low} to {high} dB, normalised by {normalisation}"
 
 
 def _synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]:
