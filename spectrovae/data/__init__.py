@@ -1,0 +1,7 @@
+"""Recordings on disk, or made by formula, to batches: manifests, splits, ``tf.data`` pipelines, FSDD, toy sets."""
+
+from spectrovae.data.manifest import Manifest, Record, scan
+from spectrovae.data.pipeline import Recordings
+from spectrovae.data.sources import Example
+
+__all__ = ["Example", "Manifest", "Record", "Recordings", "scan"]

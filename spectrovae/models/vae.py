@@ -84,6 +84,8 @@ class VAE(base.Trainer):
     ``rmse_db`` (dB, of a sampled latent in training and of the posterior mean in evaluation).
     """
 
+    prior = "standard_normal"
+
     def __init__(
         self,
         feature_shape,

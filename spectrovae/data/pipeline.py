@@ -1,0 +1,280 @@
+"""From recordings to batches: decode, resample, mix down, pad or cut, shuffle, cache.
+
+    recordings = Recordings.open("folder")             # or a manifest file, or "toy:harmonic"
+    for batch in recordings.waveforms("train"): ...    # float32 (batch, samples)
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from spectrovae import audio
+from spectrovae.data import toy
+from spectrovae.data.manifest import SPLITS, Manifest, Progress, scan
+from spectrovae.data.sources import Example, FileSource, ToySource
+from spectrovae.errors import InputError
+
+CACHE_BYTES = 2 << 30
+
+
+class Recordings:
+    """Recordings of equal length and rate, in three splits, as ``tf.data`` pipelines.
+
+    Made by ``Recordings.open``. Datasets built twice with the same arguments give the same batches, shuffled or
+    not. What fits below ``cache_bytes`` (waveforms and features together) is computed once and kept in memory; the
+    rest is decoded anew, in parallel, in each epoch.
+
+    Attributes:
+        sample_rate: Hz.
+        samples: of each example.
+        fingerprint: changes when the recordings, the splits or the way they are cut do.
+        manifest: the ``Manifest`` behind the examples; None for a toy set.
+    """
+
+    def __init__(self, source: FileSource | ToySource, cache_bytes: int = CACHE_BYTES):
+        self._source = source
+        self._cache_bytes = cache_bytes
+        self._cache: dict[Any, tf.Tensor] = {}
+        self.sample_rate: int = source.sample_rate
+        self.samples: int = source.samples
+        self.fingerprint: str = source.fingerprint
+        self.manifest: Manifest | None = source.manifest
+
+    @classmethod
+    def open(
+        cls,
+        source: str | os.PathLike | Manifest,
+        *,
+        sample_rate: int | None = None,
+        duration: float | None = None,
+        samples: int | None = None,
+        long: str = "auto",
+        overlap: float = 0.5,
+        split: str = "auto",
+        decoder: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        pattern: str | None = None,
+        progress: Progress | None = None,
+    ) -> "Recordings":
+        """Open a folder (which is scanned), a manifest or its file, or a toy set by name (``toy:harmonic``).
+
+        Args:
+            sample_rate: Hz; by default the most common one among the recordings.
+            duration: seconds of each example; by default that of ``audio.example_length``, 1.008 s at 8 kHz.
+            samples: of each example, instead of ``duration``. Shorter recordings are padded with zeros at the end.
+            long: what becomes of longer recordings: "crop" keeps their beginning, "chunk" cuts all of it into
+                overlapping pieces, the last one flush with the end; "auto" crops where 99 % of the recordings are
+                no longer than an example, and chunks otherwise.
+            overlap: the part that neighbouring chunks share, 0 <= overlap < 1.
+            split: the rule of ``Manifest.splits``: "auto", "hash", "speaker" or "fsdd".
+            decoder: forces one decoder of ``spectrovae.data.decode``.
+            cache_bytes: memory for decoded waveforms and features.
+            pattern, progress: as for ``spectrovae.data.manifest.scan``.
+
+        Raises:
+            InputError: nothing usable there, or an argument out of range.
+        """
+        if long not in ("auto", "crop", "chunk"):
+            raise InputError(f"long must be 'auto', 'crop' or 'chunk', received {long!r}")
+        if not 0 <= overlap < 1:
+            raise InputError(f"overlap must be at least 0 and less than 1, received {overlap}")
+        if sample_rate is not None and sample_rate < 1:
+            raise InputError(f"sample_rate must be positive, received {sample_rate}")
+        if isinstance(source, str) and source.startswith(toy.PREFIX):
+            if split not in ("auto", "hash"):
+                raise InputError(f"{source} can be split by 'hash' only, received split={split!r}")
+            return cls(ToySource(toy.open_toy(source, sample_rate, samples, duration)), cache_bytes)
+        manifest = _manifest(source, pattern, progress)
+        rates = Counter(int(record.sample_rate or 0) for record in manifest.accepted)
+        rate = sample_rate or max(rates, key=lambda rate: (rates[rate], rate))
+        samples = audio.example_length(rate, samples, duration)
+        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes)
+
+    @classmethod
+    def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
+        """``open`` for a folder alone: a file or a toy set's name is an error. Options as for ``open``."""
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder} is not a folder of recordings")
+        return cls.open(Path(folder), **options)
+
+    def examples(self, split: str) -> list[Example]:
+        """The examples of a split, in the order of ``waveforms(split)``."""
+        _known(split)
+        return self._source.examples[split]
+
+    def factors(self, split: str) -> np.ndarray:
+        """The factors behind a toy set's examples: float64 ``(examples, factors)``, named by ``factor_names``.
+
+        Raises:
+            InputError: these are recordings, whose factors nobody knows.
+        """
+        return self._source.factors(_known(split))
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """Names of a toy set's factors; empty for recordings."""
+        return self._source.factor_names
+
+    def steps(self, split: str, batch_size: int = 32) -> int:
+        """Batches in one epoch, the last and perhaps short one included."""
+        return math.ceil(len(self.examples(split)) / batch_size)
+
+    def summary(self) -> dict[str, Any]:
+        """For a report: rate (Hz), samples, examples of each split, and the manifest's summary if there is one."""
+        return {
+            "sample_rate": self.sample_rate,
+            "samples": self.samples,
+            "examples": {split: len(self.examples(split)) for split in SPLITS},
+            "fingerprint": self.fingerprint,
+            **self._source.summary(),
+        }
+
+    def waveforms(
+        self,
+        split: str,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        first_epoch: int | None = None,
+    ) -> tf.data.Dataset:
+        """Batches of waveforms, float32 ``(batch, samples)``.
+
+        Args:
+            split: "train", "validation" or "test".
+            shuffle: draw a new order for each pass, from ``seed``.
+            first_epoch: None for a dataset of one pass. A number for an endless one that begins with that epoch:
+                ``steps`` batches each, in an order that depends on ``seed`` and the epoch's number alone, so that an
+                interrupted training continues with the very batches it would have seen.
+
+        Raises:
+            InputError: the split is empty, or a recording vanished or changed since the scan.
+        """
+        count = self._checked(split)
+        array = self._waveform_array(split)
+        rows = _rows(count, batch_size, shuffle, seed, first_epoch)
+        batches = self._source.load(split, rows) if array is None else _gather(array, rows)
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    def features(
+        self,
+        split: str,
+        representation: Any,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        first_epoch: int | None = None,
+    ) -> tf.data.Dataset:
+        """Batches of ``representation(waveforms)``, float32 ``(batch, bins, frames, channels)``.
+
+        Arguments and errors as for ``waveforms``. A representation of another sample rate is an InputError.
+        """
+        rate = getattr(representation, "sample_rate", self.sample_rate)
+        if rate != self.sample_rate:
+            raise InputError(
+                f"the representation is for {rate} Hz and these recordings are at {self.sample_rate} Hz; "
+                f"open them with sample_rate={rate}"
+            )
+        count = self._checked(split)
+        array = self._feature_array(split, representation)
+        if array is not None:
+            rows = _rows(count, batch_size, shuffle, seed, first_epoch)
+            return _gather(array, rows).prefetch(tf.data.AUTOTUNE)
+        batches = self.waveforms(split, batch_size, shuffle=shuffle, seed=seed, first_epoch=first_epoch)
+        return batches.map(representation, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def _checked(self, split: str) -> int:
+        count = len(self.examples(split))
+        if count == 0:
+            raise InputError(
+                f"the {split} split is empty ({self._source.described}); add recordings, or choose another split rule"
+            )
+        if ("waveforms", split) not in self._cache:
+            self._source.check(split)
+        return count
+
+    def _room(self, shape: tuple[int, ...]) -> bool:
+        used = sum(array.shape.num_elements() for array in self._cache.values())
+        return 4 * (used + math.prod(shape)) <= self._cache_bytes
+
+    def _keep(self, key: Any, shape: tuple[int, ...], batches: tf.data.Dataset) -> tf.Tensor:
+        array, done = np.empty(shape, np.float32), 0
+        for batch in batches:
+            array[done : done + len(batch)] = batch
+            done += len(batch)
+        # Batches are gathered by tf.data, which works on the host.
+        with tf.device("CPU:0"):
+            self._cache[key] = tf.convert_to_tensor(array)
+        return self._cache[key]
+
+    def _waveform_array(self, split: str) -> tf.Tensor | None:
+        key, shape = ("waveforms", split), (len(self.examples(split)), self.samples)
+        if key in self._cache or not self._room(shape):
+            return self._cache.get(key)
+        try:
+            return self._keep(key, shape, self._source.load_all(split))
+        except tf.errors.OpError as error:
+            raise InputError(f"a recording could not be decoded; scan the folder again: {error.message}") from error
+
+    def _feature_array(self, split: str, representation: Any) -> tf.Tensor | None:
+        key = ("features", split, _identity(representation))
+        shape = (len(self.examples(split)), *representation.feature_shape(self.samples))
+        if key in self._cache or not self._room(shape):
+            return self._cache.get(key)
+        return self._keep(key, shape, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
+
+
+def _manifest(source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None) -> Manifest:
+    if isinstance(source, Manifest):
+        return source
+    path = Path(source)
+    if path.is_file():
+        if path.suffix.lower() in audio.SUFFIXES:
+            raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
+        return Manifest.read(path)
+    return scan(path, pattern=pattern, progress=progress)
+
+
+def _known(split: str) -> str:
+    if split not in SPLITS:
+        raise InputError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
+    return split
+
+
+def _identity(representation: Any) -> str:
+    """What decides a representation's output: its class, configuration and weights."""
+    config = json.dumps(representation.get_config(), sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{type(representation).__name__}:{config}".encode())
+    for weight in representation.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def _rows(
+    count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None
+) -> tf.data.Dataset:
+    """Batches of example numbers: the order that every dataset here follows."""
+    if first_epoch is None:
+        rows = tf.data.Dataset.range(count)
+        return (rows.shuffle(count, seed=seed) if shuffle else rows).batch(batch_size)
+
+    def one_epoch(epoch):
+        rows = tf.range(count, dtype=tf.int64)
+        if shuffle:
+            rows = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
+        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch)
+    return epochs.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+
+def _gather(array: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
+    return rows.map(lambda chosen: tf.gather(array, chosen), num_parallel_calls=tf.data.AUTOTUNE)

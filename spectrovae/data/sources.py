@@ -1,0 +1,207 @@
+"""Where examples come from: files on disk, or a toy set's formula. ``Recordings`` treats both alike."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from spectrovae import audio
+from spectrovae.data.decode import decoder_for
+from spectrovae.data.manifest import SPLITS, Manifest, Record
+from spectrovae.data.toy import PREFIX, Harmonic
+from spectrovae.errors import InputError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of the data: a recording, or its piece from ``start`` (samples at the set's rate)."""
+
+    path: str
+    label: str | None
+    speaker: str | None
+    index: int | None
+    start: int = 0
+
+
+class ToySource:
+    """A toy set. Its sounds are labelled by their first factor."""
+
+    manifest = None
+
+    def __init__(self, toy: Harmonic):
+        self.toy, self._indices = toy, toy.splits()
+        self.sample_rate, self.samples = toy.sample_rate, toy.samples
+        self.fingerprint, self.factor_names = toy.fingerprint, toy.factor_names
+        self.described = f"{len(toy)} sounds"
+        self.examples = {
+            split: [
+                Example(f"{PREFIX}{toy.name}/{index}", f"{factors[0]:.4f}", None, int(index))
+                for index, factors in zip(indices, toy.factors(indices))
+            ]
+            for split, indices in self._indices.items()
+        }
+
+    def check(self, split: str) -> None:
+        """Nothing on disk can have changed."""
+
+    def summary(self) -> dict[str, Any]:
+        return {"toy": self.toy.name, "size": len(self.toy), "seed": self.toy.seed}
+
+    def factors(self, split: str) -> np.ndarray:
+        return self.toy.factors(self._indices[split])
+
+    def load_all(self, split: str) -> tf.data.Dataset:
+        """All sounds of a split in order, in batches."""
+        return self.load(split, tf.data.Dataset.range(len(self._indices[split])).batch(256))
+
+    def load(self, split: str, rows: tf.data.Dataset) -> tf.data.Dataset:
+        """For each batch of row numbers the sounds, float32 ``(batch, samples)``."""
+        indices = self._indices[split]
+
+        def make(chosen):
+            batch = tf.numpy_function(lambda rows: self.toy.waveforms(indices[rows]), [chosen], tf.float32)
+            return tf.ensure_shape(batch, (None, self.samples))
+
+        return rows.map(make, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+class FileSource:
+    """The accepted files of a manifest, at one rate and length; arguments as ``Recordings.open`` documents them."""
+
+    factor_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sample_rate: int,
+        samples: int,
+        long: str,
+        overlap: float,
+        rule: str,
+        decoder: str | None,
+    ):
+        self.manifest, self.sample_rate, self.samples = manifest, sample_rate, samples
+        self.described = f"{len(manifest.accepted)} recordings, split by {rule!r}"
+        self._lengths = np.array([self._length(record) for record in manifest.accepted])
+        if long == "auto":
+            long = "crop" if np.mean(self._lengths <= samples) >= 0.99 else "chunk"
+        self._chunked = long == "chunk"
+        self._hop = max(1, round(samples * (1 - overlap)))
+        self._records = manifest.splits(rule)
+        kinds = sorted({(str(record.format), str(record.subtype)) for record in manifest.accepted})
+        self._kind = {kind: place for place, kind in enumerate(kinds)}
+        self._decoders = [decoder_for(*kind, decoder) for kind in kinds]
+        self.examples = {
+            split: [
+                Example(record.path, record.label, record.speaker, record.index, start)
+                for record in records
+                for start in self._starts(record)
+            ]
+            for split, records in self._records.items()
+        }
+        digest = hashlib.sha256(f"{manifest.fingerprint}:{sample_rate}:{samples}".encode())
+        for split in SPLITS:
+            pieces = [(example.path, example.start) for example in self.examples[split]]
+            digest.update(json.dumps([split, pieces]).encode())
+        self.fingerprint = digest.hexdigest()
+
+    def check(self, split: str) -> None:
+        """Raise InputError where a file of the split vanished or changed since the scan."""
+        self.manifest.check(self._records[split])
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "padded": int(np.sum(self._lengths < self.samples)),
+            "chunked" if self._chunked else "cropped": int(np.sum(self._lengths > self.samples)),
+            "manifest": self.manifest.summary(),
+        }
+
+    def factors(self, split: str) -> np.ndarray:
+        raise InputError("recordings have no known factors; open a toy set such as toy:harmonic")
+
+    def load_all(self, split: str) -> tf.data.Dataset:
+        """All examples of a split in order, each file decoded once: a batch holds the pieces of one file."""
+        records = self._records[split]
+        starts = tf.ragged.constant([self._starts(record) for record in records], dtype=tf.int64)
+        files = tf.data.Dataset.from_tensor_slices((self._columns(records), starts))
+
+        def load(file, starts):
+            starts = starts[:, None] + tf.range(self.samples, dtype=tf.int64)
+            waveform = self._decode(file)
+            missing = tf.maximum(starts[-1, -1] + 1 - tf.size(waveform, tf.int64), 0)
+            return tf.gather(tf.pad(waveform, [[0, missing]]), starts)
+
+        return files.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def load(self, split: str, rows: tf.data.Dataset) -> tf.data.Dataset:
+        """For each batch of row numbers the examples, float32 ``(batch, samples)``, decoded anew.
+
+        A file that is one example is decoded whole, in the graph; a piece of a longer one is sought in it.
+        """
+        records = self._records[split]
+        columns = self._columns(records)
+        place = {record.path: number for number, record in enumerate(records)}
+        places = np.array([place[example.path] for example in self.examples[split]])
+        starts = np.array([example.start for example in self.examples[split]])
+        alone = np.bincount(places) == 1
+
+        def load(row):
+            number = tf.gather(places, row)
+            file = {name: tf.gather(column, number) for name, column in columns.items()}
+            waveform = tf.cond(
+                tf.gather(alone, number),
+                lambda: self._fit(self._decode(file)),
+                lambda: tf.numpy_function(self._seek, [file["path"], tf.gather(starts, row)], tf.float32),
+            )
+            return tf.ensure_shape(waveform, (self.samples,))
+
+        def load_batch(rows):
+            return tf.map_fn(load, rows, fn_output_signature=tf.TensorSpec((self.samples,), tf.float32))
+
+        return rows.map(load_batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _length(self, record: Record) -> int:
+        """Samples of a recording at this source's rate."""
+        return audio.resampled_length(record.samples or 0, record.sample_rate or 1, self.sample_rate)
+
+    def _starts(self, record: Record) -> list[int]:
+        """Where the pieces of a recording begin; the last one is flush with its end."""
+        last = self._length(record) - self.samples
+        return [*range(0, last, self._hop), last] if self._chunked and last > 0 else [0]
+
+    def _columns(self, records: list[Record]) -> dict[str, np.ndarray]:
+        return {
+            "path": np.array([str(self.manifest.root / record.path) for record in records]),
+            "kind": np.array([self._kind[str(record.format), str(record.subtype)] for record in records], np.int32),
+            "rate": np.array([record.sample_rate for record in records], np.int32),
+            "samples": np.array([record.samples for record in records], np.int32),
+        }
+
+    def _decode(self, file: dict[str, tf.Tensor]) -> tf.Tensor:
+        """One file, whole, mono, at this source's rate: float32 ``(samples,)``."""
+        content = tf.io.read_file(file["path"])
+        branches = [lambda decoder=decoder: decoder(content) for decoder in self._decoders]
+        channels = tf.switch_case(file["kind"], branches) if len(branches) > 1 else branches[0]()
+        changed = tf.strings.join([file["path"], "changed since the scan"], " ")
+        tf.debugging.Assert(tf.shape(channels)[0] == file["samples"], [changed])
+        waveform = tf.reduce_mean(channels, axis=1)
+        if any(record.sample_rate != self.sample_rate for record in self.manifest.accepted):
+            waveform = tf.cond(
+                file["rate"] == self.sample_rate,
+                lambda: waveform,
+                lambda: tf.numpy_function(self._resample, [waveform, file["rate"]], tf.float32),
+            )
+        return tf.ensure_shape(waveform, (None,))
+
+    def _resample(self, waveform: np.ndarray, rate: int) -> np.ndarray:
+        return audio.resample(waveform, int(rate), self.sample_rate)
+
+    def _seek(self, path: bytes, start: int) -> np.ndarray:
+        return audio.read_segment(path.decode(), int(start), self.samples, self.sample_rate)
+
+    def _fit(self, waveform: tf.Tensor) -> tf.Tensor:
+        waveform = waveform[: self.samples]
+        return tf.pad(waveform, [[0, self.samples - tf.size(waveform)]])

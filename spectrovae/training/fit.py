@@ -1,0 +1,330 @@
+"""Fit a model on recordings: one call from objects to a saved codec, that may be interrupted anywhere and called again."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import spectrovae
+from spectrovae import models, representations
+from spectrovae.codec import Codec
+from spectrovae.data import Recordings
+from spectrovae.errors import InputError
+from spectrovae.models.base import Trainer
+from spectrovae.training.precision import copy_weights, float32_twin, precision
+from spectrovae.training.run import KeepRun, Run, TensorBoardPictures, log
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training split; the learning rate falls to zero over them along a half cosine.
+        batch_size: examples a step.
+        learning_rate: at the start, of Adam.
+        patience: epochs without a lower validation loss after which training stops; 0 never stops.
+        seed: of weights, noise and order.
+        precision: ``"auto"``, ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``; what is saved is float32.
+    """
+
+    epochs: int = 40
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    patience: int = 10
+    seed: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, received {getattr(self, name)}")
+        if not 0.0 < self.learning_rate < 1.0:
+            raise InputError(f"learning_rate must lie between 0 and 1, received {self.learning_rate}")
+
+
+def fit(
+    family: str,
+    recordings: Recordings,
+    representation: representations.Representation,
+    out: str | os.PathLike,
+    options: FitOptions | None = None,
+    *,
+    warmup_epochs: float = 0.0,
+    resume: bool = False,
+    force: bool = False,
+    **model_options,
+) -> Codec:
+    """Build a family's model for these recordings and train it: what ``spectrovae fit`` runs.
+
+    Args:
+        family: a name of ``spectrovae.models.FAMILIES``.
+        warmup_epochs: epochs over which the weight of the KL divergence grows from 0.
+        **model_options: of the family's trainer, such as ``preset`` or ``latent_dim``.
+
+    See :func:`train` for the others and for the errors.
+    """
+    options = options or FitOptions()
+    if family not in models.FAMILIES:
+        raise InputError(f"family must be one of {', '.join(models.FAMILIES)}, received {family!r}")
+    if warmup_epochs:
+        steps = recordings.steps("train", options.batch_size)
+        model_options["warmup_steps"] = round(warmup_epochs * steps)
+    if representation.normalisation == "per_bin":
+        representation.adapt(recordings.waveforms("train", options.batch_size))
+    with precision(options.precision):
+        keras.utils.set_random_seed(options.seed)
+        trainer = models.FAMILIES[family](
+            representation.feature_shape(recordings.samples),
+            db_per_unit=representation.db_per_unit,
+            seed=options.seed,
+            **model_options,
+        )
+    return train(trainer, representation, recordings, out, options, resume=resume, force=force)
+
+
+def train(
+    trainer: Trainer,
+    representation: representations.Representation,
+    recordings: Recordings,
+    out: str | os.PathLike,
+    options: FitOptions | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> Codec:
+    """Train a model and keep it as a bundle at ``out``.
+
+    Each epoch ends with the state on disk, and the best model so far in the bundle. Stopped anywhere, by Ctrl-C, SIGTERM
+    or SIGKILL, the same call continues after the last whole epoch, with the same weights, optimizer, noise and order of
+    examples as if nothing had happened.
+
+    Args:
+        trainer: an instance of a family.
+        representation: makes its features; statistics already fitted.
+        recordings: with splits ``train`` and ``validation``.
+        out: the bundle's folder.
+        options: how to train.
+        resume: continue a finished run too, with more ``epochs``.
+        force: start over where a bundle is; the one there stays until the new one is better than nothing.
+
+    Returns:
+        The best model as a codec, its figures in ``codec.info``.
+
+    Raises:
+        InputError: ``out`` holds something else, or a run of another configuration, or cannot be written; training
+            diverged.
+    """
+    options = options or FitOptions()
+    out = Path(out)
+    config = run_config(trainer, representation, recordings, options)
+    run = Run(out, config)
+    _check_out(out, config, resume=resume, force=force)
+    if force and run.folder.exists():
+        shutil.rmtree(run.folder)
+
+    steps = recordings.steps("train", options.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs)
+    # XLA on a CPU halves the speed of these convolutions.
+    trainer.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
+    trainer.optimizer.build(trainer.trainable_variables)
+    if run.state_file.is_file():
+        run.load(trainer)
+        if run.finished and not (resume and options.epochs > run.epoch):
+            return Codec.load(out)
+        run.finished = False
+        log(f"continuing {out} after epoch {run.epoch}")
+    run.start()
+
+    twin = float32_twin(trainer)
+
+    def current_codec(info: dict | None = None) -> Codec:
+        copy_weights(trainer, twin)
+        return Codec(
+            representation,
+            twin.encoder,
+            twin.decoder,
+            family=config["family"],
+            prior=trainer.prior,
+            name=out.resolve().name,
+            info=info or {"epoch": run.epoch, "seconds": round(run.seconds, 3), "finished": False},
+        )
+
+    def batches(split: str, **kwargs):
+        return recordings.features(split, representation, options.batch_size, **kwargs)
+
+    log(_headline(trainer, recordings, options, config["precision"]))
+    validation = batches("validation")
+    examples = len(recordings.examples("train"))
+    first = next(iter(validation))[:4]
+    callbacks = [
+        TensorBoardPictures(run.folder / "logs", first, representation),
+        KeepRun(run, options.epochs, examples, options.patience, lambda logs: current_codec().save(out)),
+    ]
+    try:
+        with _sigterm_as_interrupt():
+            if run.epoch < options.epochs and not (options.patience and run.waited >= options.patience):
+                trainer.fit(
+                    batches("train", shuffle=True, seed=options.seed, first_epoch=run.epoch),
+                    steps_per_epoch=steps,
+                    validation_data=validation,
+                    initial_epoch=run.epoch,
+                    epochs=options.epochs,
+                    verbose=0,
+                    callbacks=callbacks,
+                )
+    except KeyboardInterrupt:
+        if run.best is None:
+            current_codec().save(out)
+        log(f"stopped after epoch {run.epoch}: a usable model is at {out}; the same command continues")
+        raise
+
+    best = Codec.load(out)
+    best.info = {
+        "finished": True,
+        "epoch": run.best_epoch,
+        "epochs": run.epoch,
+        "seconds": round(run.seconds, 3),
+        "precision": config["precision"],
+        "seed": options.seed,
+        "training_examples": examples,
+        "metrics": _evaluate(best, trainer, twin, validation),
+    }
+    best.save(out)
+    run.finished = True
+    run.save(trainer)
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in best.info["metrics"].items())
+    log(f"best epoch {run.best_epoch} of {run.epoch}: {figures}")
+    return best
+
+
+def repeat(path: str | os.PathLike, out: str | os.PathLike, *, resume: bool = False, force: bool = False) -> Codec:
+    """Run the fit again that a ``run/config.json`` describes, into another bundle.
+
+    Raises:
+        InputError: the file cannot be read, or the recordings are no longer the same.
+    """
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        recordings = Recordings.open(**config["data"]["open"])
+        representation = representations.REPRESENTATIONS[config["representation"]["name"]](
+            **config["representation"]["options"]
+        )
+        options = FitOptions(**config["options"])
+        model_options = dict(config["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot repeat the run described in {path}: {error}") from error
+    if recordings.fingerprint != config["data"]["fingerprint"]:
+        raise InputError(f"the recordings at {config['data']['open']['source']} are not those of the run in {path}")
+    for derived in ("feature_shape", "db_per_unit", "seed"):
+        model_options.pop(derived)
+    return fit(config["family"], recordings, representation, out, options, resume=resume, force=force, **model_options)
+
+
+def run_config(trainer, representation, recordings, options: FitOptions) -> dict[str, Any]:
+    """All that repeats a run, as JSON."""
+    bare = ("dtype", "name", "trainable")
+    families = {cls: name for name, cls in models.FAMILIES.items()}
+    names = {cls: name for name, cls in representations.REPRESENTATIONS.items()}
+    config = {
+        "spectrovae": spectrovae.__version__,
+        "family": families.get(type(trainer), type(trainer).__name__),
+        "model": {key: value for key, value in trainer.get_config().items() if key not in bare},
+        "representation": {
+            "name": names.get(type(representation), type(representation).__name__),
+            "options": {key: value for key, value in representation.get_config().items() if key not in bare},
+        },
+        "data": {"open": recordings.get_config(), "fingerprint": recordings.fingerprint},
+        "options": dataclasses.asdict(options),
+        "precision": keras.dtype_policies.serialize(trainer.encoder.layers[-1].dtype_policy)["config"]["name"],
+    }
+    return json.loads(json.dumps(config))
+
+
+def _check_out(out: Path, config: dict, *, resume: bool, force: bool) -> None:
+    """Continue the same run, refuse to touch anything else, unless forced; never mix with files of another kind."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; choose a folder for the bundle")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    described = out / "run" / "config.json"
+    if not described.is_file() and not (out / "codec.json").is_file():
+        raise InputError(f"{out} is not empty and holds no spectrovae bundle; choose another folder")
+    if force:
+        return
+    if not described.is_file():
+        raise InputError(f"{out} already holds a model; choose another folder or --force to start over")
+    try:
+        before = json.loads(described.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{described} is damaged ({error}); --force starts over") from error
+    ignored = {"spectrovae"} | ({"epochs"} if resume else set())
+    changed = sorted(name for name in _flat(before) ^ _flat(config) if name[0].rsplit(".")[-1] not in ignored)
+    if changed:
+        names = ", ".join(sorted({name for name, _ in changed}))
+        raise InputError(
+            f"{out} holds a run with other settings ({names}); give the same ones to continue it, choose another folder, "
+            "or --force to start over"
+        )
+    if not resume and Run(out, config).progress().get("finished", False):
+        raise InputError(
+            f"{out} is finished; --force starts over, --resume with more --epochs goes on, or choose another folder"
+        )
+
+
+def _flat(config: dict, prefix: str = "") -> set[tuple[str, str]]:
+    """{(dotted name, value as JSON)}"""
+    found: set[tuple[str, str]] = set()
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, name + ".") if isinstance(value, dict) else {(name, json.dumps(value))}
+    return found
+
+
+def _evaluate(codec: Codec, trainer: Trainer, twin: Trainer, validation) -> dict[str, float]:
+    """Figures of the best model on the validation split, in float32."""
+    twin.encoder.set_weights(codec.encoder.get_weights())
+    twin.decoder.set_weights(codec.decoder.get_weights())
+    twin.compile()
+    figures = {f"validation_{name}": value for name, value in twin.evaluate(validation, verbose=0, return_dict=True).items()}
+    if codec.prior is not None:
+        means = np.concatenate([np.asarray(codec.encoder(batch)) for batch in validation])
+        # Burda, Grosse and Salakhutdinov (2016): a unit is active when its posterior mean varies over the data.
+        figures["active_units"] = int(np.sum(np.var(means, axis=0) > 0.01))
+        figures["latent_units"] = means.shape[-1]
+    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
+
+
+def _headline(trainer: Trainer, recordings: Recordings, options: FitOptions, policy: str) -> str:
+    counts = ", ".join(f"{len(recordings.examples(split))} {split}" for split in ("train", "validation"))
+    parameters = trainer.encoder.count_params() + trainer.decoder.count_params()
+    return (
+        f"{type(trainer).__name__} ({trainer.preset}): {parameters / 1e6:.2f} M parameters, features "
+        f"{trainer.feature_shape}, {counts} examples, {options.epochs} epochs, {policy}"
+    )
+
+
+@contextmanager
+def _sigterm_as_interrupt():
+    """Let SIGTERM, as a scheduler or container sends it, end a fit as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
