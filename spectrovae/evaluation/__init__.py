@@ -3,13 +3,13 @@
 metrics        distances between dB spectrograms, by clip, with bootstrap intervals
 baselines      identity, PCA-k and mean
 perturbations  disturbances of a dB spectrogram
+systems        models and baselines gathered by representation
 compare        models side by side
 robustness     what becomes of a disturbance
-plots, report  pictures, and a self-contained HTML page
+report         a self-contained HTML page
 """
 
-from spectrovae.evaluation.compare import compare
-from spectrovae.evaluation.plots import plot_loss_curves, spectrogram_figure
-from spectrovae.evaluation.robustness import robustness
+from spectrovae.evaluation.compare import compare, format_comparison
+from spectrovae.evaluation.robustness import format_robustness, robustness
 
-__all__ = ["compare", "plot_loss_curves", "robustness", "spectrogram_figure"]
+__all__ = ["compare", "format_comparison", "format_robustness", "robustness"]

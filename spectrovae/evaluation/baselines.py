@@ -45,8 +45,7 @@ class Mean:
 
 
 class PCA:
-    """Projects on the leading principal components of the training clips: the best linear autoencoder of its
-    size.
+    """Projects on the leading principal components of the training clips: the best linear autoencoder.
 
     Args:
         mean: (bins, frames, channels).
@@ -119,8 +118,7 @@ def fit_baselines(
 
 
 def _principal_directions(centred: np.ndarray, count: int) -> np.ndarray:
-    """Return at most ``count`` orthonormal directions (count, dimensions) of greatest variance of (clips,
-    dimensions).
+    """Return at most ``count`` orthonormal directions (count, dimensions) of greatest variance.
 
     Directions without variance are left out: there are fewer than ``count`` when the clips span less.
     """

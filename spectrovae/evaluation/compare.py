@@ -1,5 +1,4 @@
-"""Models side by side on the same clips, beside the baselines and beside what the representation itself can
-do.
+"""Models side by side on the same clips, beside the baselines and the representation's own ceiling.
 
 Two things are measured. *Spectrogram*: the decoder's dB spectrogram against the input's. *Sound*: the
 waveform that Griffin-Lim makes of it, analysed again, against the original; the ceiling is the sound of the
@@ -82,7 +81,7 @@ def compare(
     Args:
         codecs: models; those of one representation share its baselines.
         recordings: the data, opened at the codecs' sample rate and length; baselines are fitted on its train
-        split.
+            split.
         out: the folder to write.
         split: the split measured.
         limit: measure this many clips, evenly spaced over the split, in place of all.
@@ -148,7 +147,7 @@ def compare(
     return result
 
 
-def format_table(result: Mapping[str, Any]) -> str:
+def format_comparison(result: Mapping[str, Any]) -> str:
     """The comparison as plain text, at most 120 columns wide."""
     columns = (
         "model", "RMSE dB", "95 %", "active", "LSD", "active", "converg.", "snd LSD", "params", "trained",
@@ -193,8 +192,7 @@ Measured = tuple[Errors, Errors, np.ndarray]
 def _measure(
     group: Group, recordings: Any, split: str, indices: Sequence[int], batch_size: int, log: Log
 ) -> dict[str, Measured]:
-    """Return each system's spectrogram errors, sound errors and spectral convergence; "ceiling" is the
-    input's own."""
+    """Return each system's spectrogram errors, sound errors and spectral convergence."""
     representation = group.representation
     parts: dict[str, list[Measured]] = defaultdict(list)
     done = 0
@@ -249,7 +247,7 @@ def _row(
         "parameters": None if system is None else system.parameters,
         "training_seconds": None if system is None else system.info.get("training_seconds"),
         "clips_per_second": speed,
-        "kl_nats": fit.get("val_kl", fit.get("kl")),
+        "kl_nats": fit.get("validation_kl"),
     }
 
 

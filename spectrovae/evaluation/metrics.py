@@ -23,8 +23,7 @@ import numpy as np
 from spectrovae.errors import InputError
 
 ACTIVE_MARGIN_DB = 1.0
-"""A cell is active when its reference is more than this many dB above the floor of the representation's
-range."""
+"""A cell is active when its reference is more than this above the floor of the representation's range."""
 
 CONVERGENCE_FLOOR_DB = -120.0
 """The best spectral convergence reported: identical spectrograms would give minus infinity."""
@@ -51,7 +50,7 @@ class Errors:
         cells_active: number of active cells, 0 for a silent clip.
         lsd: log-spectral distance in dB: mean over frames (and channels) of the RMS over bins.
         lsd_active: the same with the RMS over the active bins of each frame that has one; NaN for a silent
-        clip.
+            clip.
     """
 
     squared: np.ndarray

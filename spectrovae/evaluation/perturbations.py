@@ -1,5 +1,4 @@
-"""Disturbances of a dB spectrogram, before it is normalised, as pure functions of the spectrogram, a level
-and a generator.
+"""Disturbances of a dB spectrogram before it is normalised: pure functions of it, a level and a generator.
 
 To add one, write the function and enter it in ``PERTURBATIONS``.
 """
@@ -21,7 +20,7 @@ class Perturbation:
 
     Attributes:
         apply: (dB spectrogram of any shape, level, generator) -> disturbed spectrogram, same shape, not
-        clipped.
+            clipped.
         distance: level -> expected RMS of the disturbance in dB, whatever the sound.
         meaning: the level in words, for tables and pages.
     """

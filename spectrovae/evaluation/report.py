@@ -22,8 +22,8 @@ import numpy as np
 import soundfile
 
 from spectrovae.errors import InputError
-from spectrovae.evaluation.plots import png, spectrogram_figure
 from spectrovae.files import write_text
+from spectrovae.plots import png, spectrogram_figure
 
 PAGE_BYTES = 5_000_000
 """Clips are added to a page while it stays under this; the others are in the folder beside it."""

@@ -27,7 +27,6 @@ from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.metrics import pooled_rmse, rmse_ratio
 from spectrovae.evaluation.perturbations import PERTURBATIONS, perturb
-from spectrovae.evaluation.plots import DARK_INK, LIGHT_INK, Curve, curves_figure, png
 from spectrovae.evaluation.report import (
     Card,
     Cell,
@@ -41,6 +40,7 @@ from spectrovae.evaluation.report import (
 )
 from spectrovae.evaluation.systems import Group, Log
 from spectrovae.files import write_json, write_text
+from spectrovae.plots import DARK_INK, LIGHT_INK, Curve, curves_figure, png
 
 RESULT = "robustness.json"
 KINDS = ("moved", "missed", "disturbed")
@@ -95,7 +95,7 @@ def robustness(
     Args:
         codecs: models; those of one representation share its baselines.
         recordings: the data, opened at the codecs' sample rate and length; baselines are fitted on its train
-        split.
+            split.
         out: the folder to write.
         split: the split measured.
         perturbation: a key of ``perturbations.PERTURBATIONS``.
@@ -196,7 +196,7 @@ def robustness(
     return result
 
 
-def format_table(result: Mapping[str, Any]) -> str:
+def format_robustness(result: Mapping[str, Any]) -> str:
     """Consistency, fidelity and gain at every level as plain text, at most 120 columns wide for ten
     levels."""
     lines = []
@@ -223,8 +223,10 @@ def _checked_levels(perturbation: str, levels: Sequence[float], marked: float, s
     if perturbation not in PERTURBATIONS:
         raise InputError(f"unknown perturbation {perturbation!r}: choose one of {', '.join(PERTURBATIONS)}")
     checked = sorted({float(level) for level in levels})
-    if not checked or not all(np.isfinite(level) and level >= 0 for level in checked):
-        raise InputError(f"the levels must be numbers of dB, 0 or more; received {list(levels)}")
+    if not all(np.isfinite(level) and level >= 0 for level in checked) or not any(checked):
+        raise InputError(
+            f"the levels must be numbers of dB, 0 or more and one at least above 0; received {list(levels)}"
+        )
     if float(marked) not in checked:
         raise InputError(f"the marked level must be one of the levels {checked}; received {marked}")
     if seeds < 1:

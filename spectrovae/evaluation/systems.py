@@ -81,7 +81,7 @@ class Group:
         representation: the representation the systems share.
         systems: models in the order given, then identity, PCA-k from the largest, mean.
         synthesise: dB spectrograms (clips, bins, frames, 1) and a number of samples -> waveforms (clips,
-        samples).
+            samples).
     """
 
     label: str
