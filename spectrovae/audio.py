@@ -21,6 +21,7 @@ from spectrovae.files import replacing
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _BLOCK = 1 << 18
+_UNSTATED = 0xFFFFFFFF  # in place of the length of a wav that was written to a pipe
 _SEEKABLE = ("WAV", "WAVEX", "FLAC")
 
 
@@ -124,9 +125,7 @@ def read_segment(path: str | os.PathLike, start: int, samples: int, sample_rate:
     return fit_length(resample(to_mono(piece), rate, sample_rate)[offset : offset + samples], samples)
 
 
-def write(
-    path: str | os.PathLike, waveform: np.ndarray, sample_rate: int, subtype: str = "PCM_16"
-) -> int:
+def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int, subtype: str = "PCM_16") -> int:
     """Write a waveform, whole or not at all; the suffix chooses the format.
 
     Args:
@@ -216,15 +215,17 @@ def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
 def example_length(sample_rate: int, samples: int | None = None, duration: float | None = None) -> int:
     """Samples of one training example: ``samples``, else ``duration`` (s), else about a second.
 
-    The default is 63 hops of 128 samples at 8 kHz, 8 064 samples or 1.008 s, which give 64 frames; a hop doubles
-    with the rate, so that it stays between 0.71 and 1.43 s.
+    The default is 63 hops of 128 samples at 8 kHz, 8 064 samples or 1.008 s, which give 64 frames; a hop
+    doubles with the rate, so that it stays between 0.71 and 1.43 s.
     """
     if samples is None and duration is not None:
         samples = round(duration * sample_rate)
     if samples is None:
         samples = 63 * max(1, round(128 * 2.0 ** round(math.log2(sample_rate / 8000))))
     if samples < 1:
-        raise InputError(f"an example must have at least one sample, received {samples} (duration {duration} s)")
+        raise InputError(
+            f"an example must have at least one sample, received {samples} (duration {duration} s)"
+        )
     return samples
 
 
@@ -246,6 +247,8 @@ def _open(path: str | os.PathLike) -> soundfile.SoundFile:
             promised, present = _wav_data_bytes(raw, size)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if promised == _UNSTATED:
+        raise InputError(f"{path} is a streamed wav whose header states no length; write it to a file anew")
     if promised > present:
         raise InputError(f"{path} is cut short: {promised} bytes of samples promised, {present} are there")
     try:

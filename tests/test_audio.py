@@ -131,6 +131,14 @@ def test_a_truncated_wav_is_refused(tmp_path, kept):
         audio.info(path)
 
 
+def test_a_wav_of_unstated_length_is_refused(tmp_path):
+    content = wav_bytes(tmp_path)
+    place = content.index(b"data") + 4
+    path = write_bytes(tmp_path / "piped.wav", content[:place] + b"\xff" * 4 + content[place + 4 :])
+    with pytest.raises(InputError, match="states no length"):
+        audio.read(path)
+
+
 @pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3"])
 def test_a_truncated_compressed_file_is_refused(tmp_path, suffix):
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, 16000)

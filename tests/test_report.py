@@ -146,9 +146,14 @@ def test_numbers_for_people():
 
 def test_new_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "deep" / "out"
-    with pytest.raises(KeyError), new_folder(out, force=False, mark="mark") as folder:
-        (folder / "mark").write_text("half")
-        raise KeyError
+
+    def interrupted():
+        with new_folder(out, force=False, mark="mark") as folder:
+            (folder / "mark").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(out.parent.iterdir()) == []
     out.mkdir()  # an empty folder is in nobody's way
     with new_folder(out, force=False, mark="mark") as folder:

@@ -21,7 +21,7 @@ LEVELS = (0, 2, 10)
 
 
 def codec():
-    """A codec with a vector latent of size 3 that keeps a third of its features' mean, so its gain is known."""
+    """A codec with a vector latent that answers with a third of its features' mean: its gain is known."""
     representation = LogSTFT(8000, n_fft=64, hop_length=32, griffin_lim_iterations=4)
     shape = representation.feature_shape(SAMPLES)
     inputs, latent = keras.Input(shape), keras.Input((3,))

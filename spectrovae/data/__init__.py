@@ -1,4 +1,4 @@
-"""Recordings on disk, or made by formula, to batches: manifests, splits, ``tf.data`` pipelines, FSDD, toy sets."""
+"""From recordings, or sounds made by formula, to batches: manifests, splits, pipelines, FSDD, toy sets."""
 
 from spectrovae.data.manifest import Manifest, Record, scan
 from spectrovae.data.pipeline import Recordings

@@ -62,7 +62,7 @@ def decoder_for(format: str, subtype: str, decoder: str | None = None) -> Decode
 
 @functools.lru_cache(maxsize=1)
 def _tensorflow_io() -> Any | None:
-    """The module, or None where it is absent or its native operations do not load (the first one then fails)."""
+    """The module; None where it is absent, or imports but fails in its first operation."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

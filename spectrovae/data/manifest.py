@@ -1,8 +1,8 @@
 """Scan a folder of recordings: every file accounted for, and splits that stay put.
 
-A manifest is a JSON-lines file: one header line, then one line for each audio file, accepted or rejected with the
-reason. Splits are decided by what is in a file, never by its place in a list, so that adding recordings moves no
-other one from training to test.
+A manifest is a JSON-lines file: one header line, then one line for each audio file, accepted or rejected
+with the reason. Splits are decided by what is in a file, never by its place in a list, so that adding
+recordings moves no other one from training to test.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ Progress = Callable[[int, int], None]
 class Record:
     """One audio file.
 
-    ``path`` is relative to the manifest's root, with "/" between folders; ``peak`` is the largest magnitude of all
-    channels; ``clipped`` says that neighbouring samples stand at full scale; ``nan`` includes infinities. What could
-    not be read is None.
+    ``path`` is relative to the manifest's root, with "/" between folders; ``peak`` is the largest magnitude
+    of all channels; ``clipped`` says that neighbouring samples stand at full scale; ``nan`` includes
+    infinities. What could not be read is None.
     """
 
     path: str
@@ -66,7 +66,8 @@ class Record:
 class Manifest:
     """What a scan found: ``records`` in the order of their paths, and how many other files were ``ignored``.
 
-    ``scanned`` is when the scan began, in seconds since 1970: files touched later are hashed again before use.
+    ``scanned`` is when the scan began, in seconds since 1970: files touched later are hashed again before
+    use.
     """
 
     root: Path
@@ -115,9 +116,10 @@ class Manifest:
         """Share out the accepted files over "train", "validation" and "test".
 
         Args:
-            rule: "hash" takes 80, 10 and 10 % by the hash of a file's content (copies stay together); "speaker" the
-                same by the hash of the speaker's name; "fsdd" is the official test set, index 0-4, with 5-9 for
-                validation; "auto" is "fsdd" where every name follows that scheme and fills all three, else "hash".
+            rule: "hash" takes 80, 10 and 10 % by the hash of a file's content (copies stay together);
+                "speaker" the same by the hash of the speaker's name; "fsdd" is the official test set, index
+                0-4, with 5-9 for validation; "auto" is "fsdd" where every name follows that scheme and fills
+                all three, else "hash".
 
         Raises:
             InputError: an unknown rule, or names that do not give what the rule needs.
@@ -129,21 +131,28 @@ class Manifest:
             official = _fsdd_splits(records) if all(map(_is_fsdd, records)) else {}
             return official if official and all(official.values()) else self.splits("hash")
         if rule == "fsdd":
-            _require(records, _is_fsdd, "the fsdd split needs names such as 7_jackson_32.wav", "use split='hash'")
+            _require(
+                records, _is_fsdd, "the fsdd split needs names such as 7_jackson_32.wav", "use split='hash'"
+            )
             return _fsdd_splits(records)
         if rule == "speaker":
             hint = "give a name pattern with a (?P<speaker>...) group, or use split='hash'"
-            _require(records, lambda record: record.speaker is not None, "the speaker split needs speakers", hint)
+            _require(
+                records, lambda record: record.speaker is not None, "the speaker split needs speakers", hint
+            )
             keys = {record.path: f"speaker:{record.speaker}" for record in records}
         else:
             keys = {record.path: str(record.sha256) for record in records}
         chosen = split_by_hash(keys.values())
-        return {split: [record for record in records if chosen[keys[record.path]] == split] for split in SPLITS}
+        return {
+            split: [record for record in records if chosen[keys[record.path]] == split] for split in SPLITS
+        }
 
     def check(self, records: Iterable[Record] | None = None, thorough: bool = False) -> None:
         """See that files are still what was scanned.
 
-        Sizes are compared, and contents too where a file was touched since the scan, or everywhere if ``thorough``.
+        Sizes are compared, and contents too where a file was touched since the scan, or everywhere if
+        ``thorough``.
 
         Raises:
             InputError: a file vanished or changed.
@@ -162,8 +171,8 @@ class Manifest:
     def write(self, path: str | os.PathLike) -> None:
         """Write the manifest as JSON lines, whole or not at all.
 
-        The root is kept relative where the manifest lies inside it or in a folder above it, so that both can move
-        together; absolute otherwise.
+        The root is kept relative where the manifest lies inside it or in a folder above it, so that both can
+        move together; absolute otherwise.
         """
         folder, root = Path(path).resolve().parent, self.root.resolve()
         together = root.is_relative_to(folder) or folder.is_relative_to(root)
@@ -187,13 +196,17 @@ class Manifest:
         """
         path = Path(path)
         try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [
+                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+            ]
             header = lines[0]
             if header["format"] != _FORMAT:
                 raise KeyError("format")
             version = header["version"]
             if version > _VERSION:
-                raise InputError(f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}")
+                raise InputError(
+                    f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}"
+                )
             root = Path(os.path.normpath(path.parent / header["root"]))
             records = tuple(Record(**line) for line in lines[1:])
             manifest = cls(root, records, header["pattern"], header["ignored"], header["scanned"])
@@ -204,7 +217,9 @@ class Manifest:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(f"{path} is not a manifest, or is damaged; scan its folder again") from error
         if not root.is_dir():
-            raise InputError(f"{path} describes recordings in {root}, which does not exist; scan their new folder")
+            raise InputError(
+                f"{path} describes recordings in {root}, which does not exist; scan their new folder"
+            )
         return manifest
 
 
@@ -213,13 +228,13 @@ def scan(
 ) -> Manifest:
     """Look at every audio file under a folder (wav, flac, ogg, mp3; hidden ones are ignored).
 
-    A file is accepted when all of it decodes and every sample is a number; silent and clipped ones are accepted and
-    flagged.
+    A file is accepted when all of it decodes and every sample is a number; silent and clipped ones are
+    accepted and flagged.
 
     Args:
         folder: searched with its sub-folders.
-        pattern: a regular expression with the named groups ``label``, ``speaker`` and ``index`` (any of them),
-            matched to the end of the relative path without its suffix. By default FSDD's
+        pattern: a regular expression with the named groups ``label``, ``speaker`` and ``index`` (any of
+            them), matched to the end of the relative path without its suffix. By default FSDD's
             ``{label}_{speaker}_{index}``. A file without a label by its name is labelled by its sub-folder.
         progress: called with (files done, files in all).
 
@@ -236,7 +251,9 @@ def scan(
     except re.error as error:
         raise InputError(f"the name pattern {pattern!r} is not a regular expression: {error}") from error
     if not {"label", "speaker", "index"} & set(names.groupindex):
-        raise InputError(f"the name pattern {pattern!r} names no group; use (?P<label>...) or (?P<speaker>...)")
+        raise InputError(
+            f"the name pattern {pattern!r} names no group; use (?P<label>...) or (?P<speaker>...)"
+        )
     paths, ignored = [], 0
     for path in _files(root):
         if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith("."):
@@ -259,9 +276,9 @@ def scan(
 def split_by_hash(keys: Iterable[str]) -> dict[str, str]:
     """Give every key a split by its hash: 80 % train, 10 % validation, 10 % test.
 
-    A key keeps its split whatever other keys there are, with one exception for tiny sets: where that would leave
-    a split empty, the key whose hash is nearest to the border moves over (with two keys, train and validation are
-    filled; with one, train).
+    A key keeps its split whatever other keys there are, with one exception for tiny sets: where that would
+    leave a split empty, the key whose hash is nearest to the border moves over (with two keys, train and
+    validation are filled; with one, train).
     """
     ordered = sorted(set(keys), key=_unit)
     count = len(ordered)
@@ -330,7 +347,9 @@ def _examine(path: Path, root: Path, names: re.Pattern) -> Record:
         known.update(dataclasses.asdict(header), duration=header.duration)
         known.update(_measure(path))
     except OSError as error:
-        return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
+        return Record(
+            **{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}"
+        )
     except InputError as error:
         return Record(**known, accepted=False, reason=str(error).removeprefix(f"{path} "))
     if known["nan"]:

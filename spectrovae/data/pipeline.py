@@ -1,7 +1,7 @@
 """From recordings to batches: decode, resample, mix down, pad or cut, shuffle, cache.
 
-    recordings = Recordings.open("folder")             # or a manifest file, or "toy:harmonic"
-    for batch in recordings.waveforms("train"): ...    # float32 (batch, samples)
+recordings = Recordings.open("folder")             # or a manifest file, or "toy:harmonic"
+for batch in recordings.waveforms("train"): ...    # float32 (batch, samples)
 """
 
 import hashlib
@@ -27,9 +27,9 @@ CACHE_BYTES = 2 << 30
 class Recordings:
     """Recordings of equal length and rate, in three splits, as ``tf.data`` pipelines.
 
-    Made by ``Recordings.open``. Datasets built twice with the same arguments give the same batches, shuffled or
-    not. What fits below ``cache_bytes`` (waveforms and features together) is computed once and kept in memory; the
-    rest is decoded anew, in parallel, in each epoch.
+    Made by ``Recordings.open``. Datasets built twice with the same arguments give the same batches, shuffled
+    or not. What fits below ``cache_bytes`` (waveforms and features together) is computed once and kept in
+    memory; the rest is decoded anew, in parallel, in each epoch.
 
     Attributes:
         sample_rate: Hz.
@@ -38,8 +38,11 @@ class Recordings:
         manifest: the ``Manifest`` behind the examples; None for a toy set.
     """
 
-    def __init__(self, source: FileSource | ToySource, cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self, source: FileSource | ToySource, cache_bytes: int = CACHE_BYTES, config: dict[str, Any] | None = None
+    ):
         self._source = source
+        self._config = dict(config or {})
         self._cache_bytes = cache_bytes
         self._cache: dict[Any, tf.Tensor] = {}
         self.sample_rate: int = source.sample_rate
@@ -68,10 +71,11 @@ class Recordings:
         Args:
             sample_rate: Hz; by default the most common one among the recordings.
             duration: seconds of each example; by default that of ``audio.example_length``, 1.008 s at 8 kHz.
-            samples: of each example, instead of ``duration``. Shorter recordings are padded with zeros at the end.
+            samples: of each example, instead of ``duration``. Shorter recordings are padded with zeros at
+                the end.
             long: what becomes of longer recordings: "crop" keeps their beginning, "chunk" cuts all of it into
-                overlapping pieces, the last one flush with the end; "auto" crops where 99 % of the recordings are
-                no longer than an example, and chunks otherwise.
+                overlapping pieces, the last one flush with the end; "auto" crops where 99 % of the
+                recordings are no longer than an example, and chunks otherwise.
             overlap: the part that neighbouring chunks share, 0 <= overlap < 1.
             split: the rule of ``Manifest.splits``: "auto", "hash", "speaker" or "fsdd".
             decoder: forces one decoder of ``spectrovae.data.decode``.
@@ -90,12 +94,23 @@ class Recordings:
         if isinstance(source, str) and source.startswith(toy.PREFIX):
             if split not in ("auto", "hash"):
                 raise InputError(f"{source} can be split by 'hash' only, received split={split!r}")
-            return cls(ToySource(toy.open_toy(source, sample_rate, samples, duration)), cache_bytes)
+            made = ToySource(toy.open_toy(source, sample_rate, samples, duration))
+            config = {"source": source, "sample_rate": made.sample_rate, "samples": made.samples}
+            return cls(made, cache_bytes, config)
         manifest = _manifest(source, pattern, progress)
         rates = Counter(int(record.sample_rate or 0) for record in manifest.accepted)
         rate = sample_rate or max(rates, key=lambda rate: (rates[rate], rate))
         samples = audio.example_length(rate, samples, duration)
-        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes)
+        config = {
+            "source": str(Path(manifest.root if isinstance(source, Manifest) else source).resolve()),
+            "sample_rate": rate,
+            "samples": samples,
+            "long": long,
+            "overlap": overlap,
+            "split": split,
+            "pattern": manifest.pattern,
+        }
+        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes, config)
 
     @classmethod
     def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
@@ -104,13 +119,17 @@ class Recordings:
             raise InputError(f"{folder} is not a folder of recordings")
         return cls.open(Path(folder), **options)
 
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of ``open`` that give these recordings again, as JSON."""
+        return dict(self._config)
+
     def examples(self, split: str) -> list[Example]:
         """The examples of a split, in the order of ``waveforms(split)``."""
         _known(split)
         return self._source.examples[split]
 
     def factors(self, split: str) -> np.ndarray:
-        """The factors behind a toy set's examples: float64 ``(examples, factors)``, named by ``factor_names``.
+        """What made a toy set's examples: float64 ``(examples, factors)``, named by ``factor_names``.
 
         Raises:
             InputError: these are recordings, whose factors nobody knows.
@@ -127,7 +146,7 @@ class Recordings:
         return math.ceil(len(self.examples(split)) / batch_size)
 
     def summary(self) -> dict[str, Any]:
-        """For a report: rate (Hz), samples, examples of each split, and the manifest's summary if there is one."""
+        """For a report: rate (Hz), samples, examples of each split, and the manifest's summary if any."""
         return {
             "sample_rate": self.sample_rate,
             "samples": self.samples,
@@ -150,9 +169,9 @@ class Recordings:
         Args:
             split: "train", "validation" or "test".
             shuffle: draw a new order for each pass, from ``seed``.
-            first_epoch: None for a dataset of one pass. A number for an endless one that begins with that epoch:
-                ``steps`` batches each, in an order that depends on ``seed`` and the epoch's number alone, so that an
-                interrupted training continues with the very batches it would have seen.
+            first_epoch: None for a dataset of one pass. A number for an endless one that begins with that
+                epoch: ``steps`` batches each, in an order that depends on ``seed`` and the epoch's number
+                alone, so that an interrupted training continues with the very batches it would have seen.
 
         Raises:
             InputError: the split is empty, or a recording vanished or changed since the scan.
@@ -195,7 +214,8 @@ class Recordings:
         count = len(self.examples(split))
         if count == 0:
             raise InputError(
-                f"the {split} split is empty ({self._source.described}); add recordings, or choose another split rule"
+                f"the {split} split is empty ({self._source.described}); "
+                "add recordings, or choose another split rule"
             )
         if ("waveforms", split) not in self._cache:
             self._source.check(split)
@@ -222,7 +242,9 @@ class Recordings:
         try:
             return self._keep(key, shape, self._source.load_all(split))
         except tf.errors.OpError as error:
-            raise InputError(f"a recording could not be decoded; scan the folder again: {error.message}") from error
+            raise InputError(
+                f"a recording could not be decoded; scan the folder again: {error.message.splitlines()[0]}"
+            ) from error
 
     def _feature_array(self, split: str, representation: Any) -> tf.Tensor | None:
         key = ("features", split, _identity(representation))
@@ -232,7 +254,9 @@ class Recordings:
         return self._keep(key, shape, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
 
 
-def _manifest(source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None) -> Manifest:
+def _manifest(
+    source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None
+) -> Manifest:
     if isinstance(source, Manifest):
         return source
     path = Path(source)
@@ -258,10 +282,10 @@ def _identity(representation: Any) -> str:
     return digest.hexdigest()
 
 
-def _rows(
-    count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None
-) -> tf.data.Dataset:
+def _rows(count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None) -> tf.data.Dataset:
     """Batches of example numbers: the order that every dataset here follows."""
+    if batch_size < 1:
+        raise InputError(f"batch_size must be positive, received {batch_size}")
     if first_epoch is None:
         rows = tf.data.Dataset.range(count)
         return (rows.shuffle(count, seed=seed) if shuffle else rows).batch(batch_size)

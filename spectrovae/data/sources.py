@@ -69,7 +69,7 @@ class ToySource:
 
 
 class FileSource:
-    """The accepted files of a manifest, at one rate and length; arguments as ``Recordings.open`` documents them."""
+    """The accepted files of a manifest, at one rate and length; arguments as in ``Recordings.open``."""
 
     factor_names: tuple[str, ...] = ()
 
@@ -175,7 +175,9 @@ class FileSource:
     def _columns(self, records: list[Record]) -> dict[str, np.ndarray]:
         return {
             "path": np.array([str(self.manifest.root / record.path) for record in records]),
-            "kind": np.array([self._kind[str(record.format), str(record.subtype)] for record in records], np.int32),
+            "kind": np.array(
+                [self._kind[str(record.format), str(record.subtype)] for record in records], np.int32
+            ),
             "rate": np.array([record.sample_rate for record in records], np.int32),
             "samples": np.array([record.samples for record in records], np.int32),
         }

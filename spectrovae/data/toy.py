@@ -18,12 +18,12 @@ PREFIX = "toy:"
 
 
 class Harmonic:
-    """The "spectral richness" set: a harmonic series on 220 Hz that grows from one partial to all below Nyquist.
+    """The "spectral richness" set: a harmonic series on 220 Hz, from one partial to all below Nyquist.
 
-    Partial n has amplitude 1/n. The factor, richness r in [1, N], says how many there are: partials up to floor(r)
-    are whole, the next one is faded in by the rest of r, so that every sound of the set has its own spectrum. Sound
-    i has r = 1 + (N - 1) i / (size - 1), with N = 18 at 8 kHz. Phases are random. One gain for all sounds keeps
-    them within [-0.9, 0.9] whatever the phases.
+    Partial n has amplitude 1/n. The factor, richness r in [1, N], says how many there are: partials up to
+    floor(r) are whole, the next one is faded in by the rest of r, so that every sound of the set has its own
+    spectrum. Sound i has r = 1 + (N - 1) i / (size - 1), with N = 18 at 8 kHz. Phases are random. One gain
+    for all sounds keeps them within [-0.9, 0.9] whatever the phases.
 
     Args:
         sample_rate: Hz.
@@ -45,10 +45,14 @@ class Harmonic:
         self.partials = int(np.ceil(sample_rate / 2 / self.fundamental)) - 1
         if self.partials < 1 or samples < 1 or size < 2 or seed < 0:
             raise InputError(
-                f"toy:harmonic needs a rate above {2 * self.fundamental:g} Hz, samples >= 1, size >= 2 and seed >= 0; "
+                f"toy:harmonic needs a rate above {2 * self.fundamental:g} Hz, samples >= 1, size >= 2 and "
+                "seed >= 0; "
                 f"received sample_rate={sample_rate}, samples={samples}, size={size}, seed={seed}"
             )
         self._phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, (size, self.partials))
+        time = np.arange(samples) / sample_rate
+        angles = 2 * np.pi * self.fundamental * np.arange(1, self.partials + 1)[:, None] * time
+        self._waves = np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32)
 
     def __len__(self) -> int:
         return self.size
@@ -67,9 +71,7 @@ class Harmonic:
         # sin(wt + p) = cos(p) sin(wt) + sin(p) cos(wt): all sounds in one matrix product.
         phases = self._phases[indices]
         weights = np.concatenate([amplitudes * np.cos(phases), amplitudes * np.sin(phases)], axis=1)
-        angle = 2 * np.pi * self.fundamental * number[:, None] * np.arange(self.samples) / self.sample_rate
-        waves = np.concatenate([np.sin(angle), np.cos(angle)])
-        return weights.astype(np.float32) @ waves.astype(np.float32)
+        return weights.astype(np.float32) @ self._waves
 
     def splits(self) -> dict[str, np.ndarray]:
         """Indices of "train", "validation" and "test" (80, 10, 10 %), by the hash of the index."""
@@ -103,12 +105,16 @@ def open_toy(
     """
     name, _, query = source.removeprefix(PREFIX).partition("?")
     if name not in TOYS:
-        raise InputError(f"there is no toy set {name!r}; choose from {', '.join(PREFIX + toy for toy in TOYS)}")
+        raise InputError(
+            f"there is no toy set {name!r}; choose from {', '.join(PREFIX + toy for toy in TOYS)}"
+        )
     known = list(inspect.signature(TOYS[name]).parameters)
     options: dict[str, int] = {}
     for option, value in parse_qsl(query, keep_blank_values=True):
         if option not in known or not value.isdecimal():
-            raise InputError(f"{source}: options are whole numbers for {', '.join(known)}; received {option}={value}")
+            raise InputError(
+                f"{source}: options are whole numbers for {', '.join(known)}; received {option}={value}"
+            )
         options[option] = int(value)
     rate = options["sample_rate"] = sample_rate or options.get("sample_rate", 8000)
     options["samples"] = example_length(rate, samples or options.get("samples"), duration)

@@ -30,7 +30,7 @@ PAGE_BYTES = 5_000_000
 
 LEVEL_NOTE = (
     "The players of one clip are matched in level: each is scaled to the RMS of the original, "
-    "and all of them together are turned down where one would clip. The wav files are not."
+    "and all of them together are turned down where one would clip. The wav files keep their own level."
 )
 
 
@@ -335,7 +335,8 @@ def _card(card: Card) -> str:
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fcfbf8; --ink: #23211d; --quiet: #6b6860; --rule: #ddd9cf;
---accent: #9a3f12; } @media (prefers-color-scheme: dark) {
+  --accent: #9a3f12; }
+@media (prefers-color-scheme: dark) {
   :root { --paper: #161513; --ink: #e6e2d9; --quiet: #9b978d; --rule: #37342f; --accent: #e59a66; }
 }
 * { box-sizing: border-box; }
@@ -352,13 +353,13 @@ header p { color: var(--quiet); margin-bottom: 0; }
 .notes li { margin-bottom: 0.3rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 1.2rem 0 1.6rem; }
 table { border-collapse: collapse; width: 100%; font-family: system-ui, sans-serif; font-size: 0.82rem;
-line-height: 1.35;
-  font-variant-numeric: tabular-nums; }
+  line-height: 1.35; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); padding-bottom: 0.6rem; }
 th, td { padding: 0.42rem 0.7rem; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--rule); }
 th { vertical-align: bottom; border-bottom: 1px solid var(--ink); padding-bottom: 0.3rem; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: var(--paper); }
 th button { all: unset; cursor: pointer; font-weight: 500; color: var(--quiet); white-space: pre-line; }
 th button:hover, th[aria-sort] button { color: var(--accent); }
 th button:focus-visible, .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
@@ -368,8 +369,9 @@ td small { display: block; color: var(--quiet); font-size: 0.72rem; }
 tr.model td { font-weight: 600; }
 tr.model td small { font-weight: 400; }
 tr.baseline td, tr.ceiling td { color: var(--quiet); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15.5rem, 100%), 1fr)); gap: 1.2rem
-1.6rem; } .cards.wide { grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
+.cards { display: grid; gap: 1.4rem 1.8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
+.cards.wide { grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; }
 figcaption { font-family: system-ui, sans-serif; font-size: 0.82rem; font-weight: 600; margin-bottom: 0.3rem;
   overflow-wrap: anywhere; }

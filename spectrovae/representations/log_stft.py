@@ -1,5 +1,7 @@
 """Log-magnitude short-time Fourier transform."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -19,8 +21,9 @@ class LogSTFT(Representation):
 
     Args:
         sample_rate: of the waveforms, in Hz.
-        n_fft: window and transform length in samples, even; 512 at 8 kHz is 64 ms.
-        hop_length: samples between frames, at most half of ``n_fft``.
+        n_fft: window and transform length in samples, even; by default the power of two in the last 64 ms: 512 at 8 kHz,
+            2048 at 44.1 kHz.
+        hop_length: samples between frames, at most half of ``n_fft``; by default a quarter.
         griffin_lim_iterations: projections of the inverse; 32 with momentum reach about -26 dB spectral convergence
             on speech.
         momentum: of the fast Griffin-Lim algorithm; 0 is the original.
@@ -39,14 +42,16 @@ class LogSTFT(Representation):
         self,
         sample_rate: int = 8000,
         *,
-        n_fft: int = 512,
-        hop_length: int = 128,
+        n_fft: int | None = None,
+        hop_length: int | None = None,
         griffin_lim_iterations: int = 32,
         momentum: float = 0.99,
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(sample_rate, **kwargs)
+        n_fft = 2 ** int(math.log2(0.064 * sample_rate)) if n_fft is None else n_fft
+        hop_length = n_fft // 4 if hop_length is None else hop_length
         if n_fft < 4 or n_fft % 2:
             raise InputError(f"n_fft must be an even number of samples, at least 4, received {n_fft!r}")
         if not 1 <= hop_length <= n_fft // 2:

@@ -156,7 +156,7 @@ def train(
             family=config["family"],
             prior=trainer.prior,
             name=out.resolve().name,
-            info=info or {"epoch": run.epoch, "seconds": round(run.seconds, 3), "finished": False},
+            info=info or {"epoch": run.epoch, "training_seconds": round(run.seconds, 3), "finished": False},
         )
 
     def batches(split: str, **kwargs):
@@ -179,6 +179,7 @@ def train(
                     validation_data=validation,
                     initial_epoch=run.epoch,
                     epochs=options.epochs,
+                    shuffle=False,  # the data set has shuffled
                     verbose=0,
                     callbacks=callbacks,
                 )
@@ -193,7 +194,7 @@ def train(
         "finished": True,
         "epoch": run.best_epoch,
         "epochs": run.epoch,
-        "seconds": round(run.seconds, 3),
+        "training_seconds": round(run.seconds, 3),
         "precision": config["precision"],
         "seed": options.seed,
         "training_examples": examples,
@@ -245,7 +246,7 @@ def run_config(trainer, representation, recordings, options: FitOptions) -> dict
         },
         "data": {"open": recordings.get_config(), "fingerprint": recordings.fingerprint},
         "options": dataclasses.asdict(options),
-        "precision": keras.dtype_policies.serialize(trainer.encoder.layers[-1].dtype_policy)["config"]["name"],
+        "precision": trainer.dtype_policy.name,
     }
     return json.loads(json.dumps(config))
 

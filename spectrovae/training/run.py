@@ -53,7 +53,9 @@ class Run:
         return self.folder / "state.npz"
 
     def start(self) -> None:
-        """Write the configuration; from here on the run can be continued."""
+        """Write the configuration; from here on the run can be continued. Clears what a killed writer left."""
+        for leftover in self.folder.glob(".*"):
+            leftover.unlink()
         files.write_json(self.folder / "config.json", self.config)
 
     def save(self, trainer: Trainer) -> None:

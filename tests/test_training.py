@@ -1,0 +1,262 @@
+"""Runs: exact resume, interruption at any moment, what is refused, what is kept."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from spectrovae import training
+from spectrovae.codec import Codec
+from spectrovae.data import Recordings
+from spectrovae.errors import InputError
+from spectrovae.representations import LogSTFT
+from spectrovae.training.run import KeepRun
+
+TOY = "toy:harmonic?size=60"
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return Recordings.open(TOY, sample_rate=8000, samples=1984)
+
+
+@pytest.fixture(scope="module")
+def representation():
+    return LogSTFT(8000, n_fft=128, hop_length=64, griffin_lim_iterations=2)
+
+
+def options(**changes):
+    return training.FitOptions(**{"epochs": 4, "batch_size": 16, "precision": "float32", **changes})
+
+
+def fit(recordings, representation, out, family="vae", changes=None, **kwargs):
+    return training.fit(family, recordings, representation, out, options(**changes or {}), preset="tiny", **kwargs)
+
+
+def history(out):
+    with open(out / "run" / "history.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Raises as Ctrl-C does, in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now == self.epoch and batch == 1:
+            raise KeyboardInterrupt
+
+
+def interrupted(monkeypatch, epoch):
+    """Every fit stops in ``epoch``."""
+    original = keras.Model.fit
+
+    def stopping(self, *args, callbacks=(), **kwargs):
+        return original(self, *args, callbacks=[*callbacks, Interrupt(epoch)], **kwargs)
+
+    monkeypatch.setattr(keras.Model, "fit", stopping)
+
+
+@pytest.mark.parametrize("family", ["vae", "unet"])
+def test_an_interrupted_run_continues_as_if_nothing_had_happened(
+    family, recordings, representation, tmp_path, monkeypatch
+):
+    whole = fit(recordings, representation, tmp_path / "whole", family)
+    with monkeypatch.context() as patch:
+        interrupted(patch, epoch=2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recordings, representation, tmp_path / "parts", family)
+    assert len(history(tmp_path / "parts")) == 2
+    assert Codec.load(tmp_path / "parts", verify=True).info["finished"] is False
+
+    parts = fit(recordings, representation, tmp_path / "parts", family)
+    for name in ("loss", "val_loss"):
+        expected, found = ([float(row[name]) for row in history(tmp_path / run)] for run in ("whole", "parts"))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for expected, found in zip(whole.decoder.get_weights(), parts.decoder.get_weights()):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_usable_model(recordings, representation, tmp_path, monkeypatch):
+    interrupted(monkeypatch, epoch=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recordings, representation, tmp_path / "run")
+    codec = Codec.load(tmp_path / "run", verify=True)
+    assert codec.reconstruct(np.zeros((1, 500), np.float32)).shape == (1, 500)
+
+
+def test_the_best_epoch_is_kept_and_stalling_stops(recordings, representation, tmp_path, monkeypatch):
+    losses = iter([5.0, 3.0, 4.0, 3.5, 3.4, 1.0])
+    original = KeepRun.on_epoch_end
+
+    def scripted(self, epoch, logs=None):
+        original(self, epoch, {**logs, "val_loss": next(losses)})
+
+    monkeypatch.setattr(KeepRun, "on_epoch_end", scripted)
+    codec = fit(recordings, representation, tmp_path / "run", changes={"epochs": 6, "patience": 3})
+    assert codec.info["epoch"] == 2
+    assert codec.info["epochs"] == 5
+    assert [float(row["val_loss"]) for row in history(tmp_path / "run")] == [5.0, 3.0, 4.0, 3.5, 3.4]
+
+
+def test_a_diverging_run_says_so_and_keeps_the_model_before(recordings, representation, tmp_path, monkeypatch):
+    original = KeepRun.on_epoch_end
+
+    def scripted(self, epoch, logs=None):
+        original(self, epoch, {**logs, "loss": float("nan")} if epoch == 1 else logs)
+
+    monkeypatch.setattr(KeepRun, "on_epoch_end", scripted)
+    with pytest.raises(InputError, match="diverged in epoch 2.*learning-rate"):
+        fit(recordings, representation, tmp_path / "run")
+    assert Codec.load(tmp_path / "run", verify=True).info["epoch"] == 1
+
+
+def test_what_a_run_keeps(recordings, representation, tmp_path):
+    out = tmp_path / "run"
+    codec = fit(recordings, representation, out, warmup_epochs=2)
+    config = json.loads((out / "run" / "config.json").read_text())
+    assert config["model"]["warmup_steps"] == 2 * recordings.steps("train", 16)
+    rows = history(out)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert {"rmse_db", "kl", "reconstruction", "val_rmse_db", "val_kl"} <= set(rows[0])
+    assert (out / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    events = [tag for file in (out / "run" / "logs").iterdir() for tag in tags(file)]
+    assert {"loss", "val_rmse_db", "original | reconstruction", "original", "reconstruction"} <= set(events)
+    assert codec.info["finished"] is True
+
+    # The figures kept are those of the model kept: recomputed from the saved parts, in dB.
+    batch = np.concatenate(list(recordings.features("validation", representation).as_numpy_iterator()))
+    error = (codec.reconstruct_features(batch) - batch) * representation.dynamic_range
+    assert codec.info["metrics"]["validation_rmse_db"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
+    means = np.asarray(codec.encoder(batch))
+    assert codec.info["metrics"]["active_units"] == np.sum(means.var(axis=0) > 0.01)
+
+
+def tags(file):
+    import tensorflow as tf
+
+    return [
+        value.tag
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+        for value in tf.compat.v1.Event.FromString(record).summary.value
+    ]
+
+
+def test_one_json_repeats_the_run(recordings, representation, tmp_path):
+    fit(recordings, representation, tmp_path / "first", latent_dim=3, beta=0.5)
+    training.repeat(tmp_path / "first" / "run" / "config.json", tmp_path / "again")
+    assert history(tmp_path / "again") == history(tmp_path / "first")
+
+
+def test_existing_output_is_never_overwritten_unasked(recordings, representation, tmp_path):
+    out = tmp_path / "run"
+    fit(recordings, representation, out)
+    before = (out / "codec.json").read_bytes()
+    with pytest.raises(InputError, match="finished.*--force"):
+        fit(recordings, representation, out)
+    with pytest.raises(InputError, match="other settings .*model.beta.*--force"):
+        fit(recordings, representation, out, beta=2.0)
+    with pytest.raises(InputError, match="other settings .*epochs"):
+        fit(recordings, representation, out, changes={"epochs": 5})
+    assert (out / "codec.json").read_bytes() == before
+
+    longer = fit(recordings, representation, out, changes={"epochs": 6}, resume=True)
+    assert len(history(out)) == 6
+    assert longer.info["epochs"] == 6
+    fit(recordings, representation, out, changes={"epochs": 1}, force=True)
+    assert len(history(out)) == 1
+
+    strange = tmp_path / "thesis"
+    strange.mkdir()
+    (strange / "chapter.tex").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(InputError, match="holds no spectrovae bundle"):
+            fit(recordings, representation, strange, force=force)
+    assert (strange / "chapter.tex").read_text() == "years of work"
+    with pytest.raises(InputError, match="is a file"):
+        fit(recordings, representation, strange / "chapter.tex")
+
+
+def test_a_damaged_state_is_named(recordings, representation, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupted(patch, epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recordings, representation, out)
+    state = out / "run" / "state.npz"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match="state.npz is damaged.*--force"):
+        fit(recordings, representation, out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, received 0"),
+        ({"learning_rate": -1.0}, "learning_rate must lie between 0 and 1"),
+        ({"precision": "float8"}, "precision must be one of"),
+    ],
+)
+def test_wrong_options(changes, message, recordings, representation, tmp_path):
+    with pytest.raises(InputError, match=message):
+        fit(recordings, representation, tmp_path / "run", changes=changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_saved_is_float32_whatever_it_was_trained_in(recordings, representation, tmp_path):
+    before = keras.config.dtype_policy().name
+    codec = fit(recordings, representation, tmp_path / "run", changes={"epochs": 1, "precision": "mixed_bfloat16"})
+    assert keras.config.dtype_policy().name == before
+    assert {layer.compute_dtype for layer in (*codec.encoder.layers, *codec.decoder.layers)} == {"float32"}
+    assert codec.info["precision"] == "mixed_bfloat16"
+    assert np.isfinite(codec.info["metrics"]["validation_loss"])
+
+
+@pytest.mark.parametrize("normalisation", ["per_bin", "per_example"])
+def test_every_normalisation_trains(normalisation, recordings, tmp_path):
+    representation = LogSTFT(8000, n_fft=128, hop_length=64, normalisation=normalisation, griffin_lim_iterations=2)
+    fit(recordings, representation, tmp_path / "run", changes={"epochs": 1})
+    codec = Codec.load(tmp_path / "run", verify=True)
+    sound = next(iter(recordings.waveforms("test"))).numpy()[:2]
+    assert np.isfinite(codec.reconstruct(sound)).all()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_leaves_nothing_unreadable_and_continues(tmp_path):
+    """SIGKILL again and again, a little later each time, until the run gets through."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "spectrovae", "fit", "vae", "--data", TOY, "--preset", "tiny", "--epochs", "6",
+        "--batch-size", "8", "--precision", "float32", "--out", str(out),
+    ]  # fmt: skip
+    for kills in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        # Starting takes most of the first seconds; each attempt lives a little longer than the one before.
+        deadline = time.monotonic() + 6.0 + 1.7 * kills
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        errors = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL or "is finished" in errors or process.returncode == 0, errors
+        for left in out.rglob("*.json"):
+            json.loads(left.read_text())
+        if (out / "codec.json").exists() or (out / ".saved").exists():
+            Codec.load(out, verify=True)
+        if process.returncode != -signal.SIGKILL:
+            break
+    assert kills >= 2
+    assert Codec.load(out, verify=True).info["finished"] is True
+    assert len(history(out)) == 6
+    assert not [path for path in out.rglob(".*")]
