@@ -202,7 +202,7 @@ def png(figure: Figure, *, dots_per_inch: int = 160, transparent: bool = True) -
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGBA" if transparent else "RGB")
     buffer = io.BytesIO()
     quantised = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    quantised.save(buffer, "PNG", optimize=True)
+    quantised.save(buffer, "PNG")
     return buffer.getvalue()
 
 
