@@ -54,8 +54,8 @@ def spectrogram_figure(
     """Draw a dB spectrogram with its time axis in seconds, frequency in Hz and the colour bar in dB.
 
     Args:
-        db: (bins, frames) or (bins, frames, 1), low bins first, linear in frequency from 0 Hz to half the
-        rate.
+        db: (bins, frames) or (bins, frames, 1), low bins first, linear in frequency from 0 Hz
+            to half the rate.
         sample_rate: Hz.
         duration: seconds that the frames span.
         min_db, max_db: the ends of the colour scale, dB.
@@ -103,8 +103,10 @@ def curves_figure(
     size: tuple[float, float] = (3.6, 3.2),
     ink: str = INK,
 ) -> Figure:
-    """Draw curves with their intervals as bands; references in grey, broken lines. ``marked`` draws a
-    vertical rule."""
+    """Draw curves over x >= 0 with their intervals as bands, and a vertical rule at ``marked``.
+
+    References are grey broken lines, the others coloured.
+    """
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     models = references = 0
@@ -116,13 +118,16 @@ def curves_figure(
         references += curve.reference
         models += not curve.reference
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(curve.x, curve.y, color=colour, linestyle=style, linewidth=width, label=curve.name)
+        marker = "o" if len(curve.x) == 1 else None
+        axes.plot(
+            curve.x, curve.y, color=colour, linestyle=style, linewidth=width, marker=marker, label=curve.name
+        )
     if marked is not None:
         axes.axvline(marked, color=ink, linewidth=0.8, alpha=0.6, zorder=0)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
-    axes.set_xlim(min(min(c.x) for c in curves), max(max(c.x) for c in curves))
+    axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     _quiet(axes, ink)
     figure.legend(
@@ -142,8 +147,7 @@ def plot_loss_curves(history: Mapping[str, Sequence[float]], path: str | os.Path
 
     Args:
         history: values by name, one an epoch, as Keras' ``History.history``; ``val_`` starts the name of a
-        validation
-            quantity. ``loss`` is drawn first. Values that are not finite are left out of the line.
+            validation quantity. ``loss`` is drawn first. Values that are not finite are left out of the line.
         path: the PNG file, replaced whole.
 
     Raises:
@@ -195,11 +199,10 @@ def png(figure: Figure, *, dots_per_inch: int = 160, transparent: bool = True) -
     figure.set_dpi(dots_per_inch)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGBA" if transparent else "RGB")
     buffer = io.BytesIO()
-    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        buffer, "PNG", optimize=True
-    )
+    quantised = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    quantised.save(buffer, "PNG")
     return buffer.getvalue()
 
 

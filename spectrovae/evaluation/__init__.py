@@ -1,0 +1,15 @@
+"""Measure models beside baselines, disturb their inputs, and report both on a page.
+
+metrics        distances between dB spectrograms, by clip, with bootstrap intervals
+baselines      identity, PCA-k and mean
+perturbations  disturbances of a dB spectrogram
+systems        models and baselines gathered by representation
+compare        models side by side
+robustness     what becomes of a disturbance
+report         a self-contained HTML page
+"""
+
+from spectrovae.evaluation.compare import compare, format_comparison
+from spectrovae.evaluation.robustness import format_robustness, robustness
+
+__all__ = ["compare", "format_comparison", "format_robustness", "robustness"]

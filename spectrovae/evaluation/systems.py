@@ -1,0 +1,244 @@
+"""What is evaluated, gathered so that every row of a table is measured in the same way.
+
+A system is a codec or a baseline under a representation. Codecs may use different representations: each is
+measured in the dB of its own, beside baselines fitted under that one.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from spectrovae.errors import InputError
+from spectrovae.evaluation.baselines import fit_baselines
+
+Log = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class System:
+    """Something that reconstructs features, under a representation.
+
+    Attributes:
+        name: unique among the systems compared.
+        kind: "model" or "baseline".
+        reconstructor: a codec or a baseline: it has ``reconstruct_features``.
+        representation: gives the features and takes them back to dB.
+        parameters: number of trained values.
+        info: the codec's ``info``; empty for a baseline.
+    """
+
+    name: str
+    kind: str
+    reconstructor: Any
+    representation: Any
+    parameters: int
+    info: Mapping[str, Any]
+
+    def reconstruct(self, db: np.ndarray) -> np.ndarray:
+        """Take dB spectrograms (clips, bins, frames, channels) through the system: normalise, reconstruct,
+        back to dB.
+
+        Nothing is clipped, before or after. Under per-example scaling the input's own minimum and maximum
+        bring the output back.
+        """
+        features = self.representation.from_db(db)
+        output = self.reconstructor.reconstruct_features(features)
+        return np.asarray(self.representation.to_db(output, self.representation.statistics(db)))
+
+    def clips_per_second(self, db: np.ndarray, *, seconds: float = 1.0) -> float:
+        """Measure how many clips ``reconstruct_features`` takes a second, in batches of ``len(db)``, once
+        warm."""
+        features = tf.convert_to_tensor(self.representation.from_db(db))
+        for _ in range(2):
+            np.asarray(self.reconstructor.reconstruct_features(features))
+        durations: list[float] = []
+        while sum(durations) < seconds or len(durations) < 3:
+            start = time.perf_counter()
+            np.asarray(self.reconstructor.reconstruct_features(features))
+            durations.append(time.perf_counter() - start)
+        return len(db) / float(np.median(durations))
+
+
+@dataclasses.dataclass
+class Group:
+    """The systems of one representation, models first, and how it turns dB into sound.
+
+    Attributes:
+        label: the representation's class and main settings, for people.
+        representation: the representation the systems share.
+        systems: models in the order given, then identity, PCA-k from the largest, mean.
+        synthesise: dB spectrograms (clips, bins, frames, 1) and a number of samples -> waveforms (clips,
+            samples).
+    """
+
+    label: str
+    representation: Any
+    systems: list[System]
+    synthesise: Callable[[np.ndarray, int], np.ndarray]
+
+
+def gather(
+    codecs: Sequence[Any], recordings: Any, components: Sequence[int], *, seed: int, log: Log
+) -> list[Group]:
+    """Group codecs by representation and fit the baselines of each group on the train split.
+
+    PCA has the sizes of ``components`` and of every vector latent.
+
+    Raises:
+        InputError: no codec, or one that does not fit the recordings' sample rate or length.
+    """
+    if not codecs:
+        raise InputError(
+            "at least one model is needed: give the folder of a bundle that spectrovae fit wrote"
+        )
+    groups: dict[str, Group] = {}
+    names: set[str] = set()
+    for codec in codecs:
+        _check_fit(codec, recordings)
+        representation = codec.representation
+        group = groups.setdefault(
+            _fingerprint(representation),
+            Group(_label(representation), representation, [], _synthesiser(representation)),
+        )
+        name = _unique(codec.name, names)
+        group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
+    for group in groups.values():
+        log(f"fitting the baselines on the train split ({group.label})")
+        # a vector latent is measured against a PCA of its own size
+        latents = [shape for system in group.systems for shape in system.reconstructor.latent_shapes]
+        sizes = [*components, *(shape[0] for shape in latents if len(shape) == 1)]
+        batches = recordings.features("train", group.representation)
+        for baseline in fit_baselines(batches, sizes, seed=seed):
+            group.systems.append(
+                System(baseline.name, "baseline", baseline, group.representation, baseline.parameters, {})
+            )
+    return list(groups.values())
+
+
+def chosen_clips(recordings: Any, split: str, limit: int | None) -> list[int]:
+    """Return the indices evaluated: all clips of the split, or ``limit`` of them evenly spaced.
+
+    Raises:
+        InputError: the split has no clip, or ``limit`` is not positive.
+    """
+    count = len(recordings.examples(split))
+    if not count:
+        raise InputError(f"the {split} split has no clip: give more recordings, or another split")
+    if limit is not None and limit < 1:
+        raise InputError(f"the number of clips to evaluate must be at least 1; received {limit}")
+    return spread(range(count), limit or count)
+
+
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """Pick ``count`` of the items evenly spaced, or all where there are fewer."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return [items[int(round(place))] for place in places]
+
+
+def batches(
+    recordings: Any, split: str, indices: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield (indices, waveforms (clips, samples)) for the chosen clips of a split, in order."""
+    wanted, start = set(indices), 0
+    for batch in recordings.waveforms(split, batch_size=batch_size):
+        waveforms = np.asarray(batch, np.float32)
+        found = [index for index in range(start, start + len(waveforms)) if index in wanted]
+        if found:
+            yield found, waveforms[[index - start for index in found]]
+        start += len(waveforms)
+
+
+def clip_names(recordings: Any, split: str, indices: Sequence[int]) -> dict[int, str]:
+    """Return a file name stem for each index: its number, so that it is unique, and its recording's own
+    stem."""
+    examples = recordings.examples(split)
+    return {index: f"{index:04d}-{file_stem(Path(str(examples[index].path)).stem)}" for index in indices}
+
+
+def file_stem(name: str) -> str:
+    """Replace every run of characters that a file name had better not hold by one underscore."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._") or "unnamed"
+
+
+def to_stderr(message: str) -> None:
+    """The default log: one line on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header; None becomes an empty cell."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def estimate_fields(name: str, estimate: Any) -> dict[str, float | None]:
+    """An ``Estimate`` as three flat fields; NaN becomes None, which JSON can hold."""
+    values = {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
+
+
+def _check_fit(codec: Any, recordings: Any) -> None:
+    if codec.sample_rate != recordings.sample_rate:
+        raise InputError(
+            f"{codec.name} works at {codec.sample_rate} Hz and the recordings are read at "
+            f"{recordings.sample_rate} Hz: "
+            f"open them with sample_rate={codec.sample_rate}"
+        )
+    shape = codec.representation.feature_shape
+    if shape(codec.segment_samples) != shape(recordings.samples):
+        raise InputError(
+            f"{codec.name} takes {codec.segment_samples} samples and the recordings give "
+            f"{recordings.samples}: "
+            f"open them with duration={codec.segment_samples / codec.sample_rate:g}"
+        )
+
+
+def _fingerprint(representation: Any) -> str:
+    """Equal for representations that compute the same: same class, settings and statistics."""
+    config = {
+        key: value for key, value in representation.get_config().items() if key not in ("name", "dtype")
+    }
+    text = json.dumps([type(representation).__name__, config], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode())
+    for value in representation.get_weights():
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _label(representation: Any) -> str:
+    config = representation.get_config()
+    sizes = [str(config[key]) for key in ("n_fft", "hop_length") if key in config]
+    name = " ".join([type(representation).__name__, "/".join(sizes)]).strip()
+    low, high = (f"{level:g}".replace("-", "−") for level in (representation.min_db, representation.max_db))
+    normalisation = config["normalisation"].replace("_", " ")
+    return f"{name}, {representation.sample_rate} Hz, {low} to {high} dB, normalised by {normalisation}"
+
+
+def _synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    # in a graph, three times as fast as eagerly
+    compiled = tf.function(representation.synthesise, reduce_retracing=True)
+    return lambda db, samples: np.asarray(compiled(tf.convert_to_tensor(db, tf.float32), samples))
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, number = name, 2
+    while unique in taken:
+        unique, number = f"{name} ({number})", number + 1
+    taken.add(unique)
+    return unique

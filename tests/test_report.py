@@ -1,0 +1,182 @@
+"""The page: one well-formed file that asks for nothing outside itself and shows strings as they are."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from page_check import check_page
+from PIL import Image
+
+from spectrovae import plots
+from spectrovae.errors import InputError
+from spectrovae.evaluation.report import (
+    Card,
+    Cell,
+    Report,
+    Row,
+    count_text,
+    duration_text,
+    match_levels,
+    new_folder,
+    number_text,
+    sound_cards,
+    wav_bytes,
+)
+
+NASTY = '<script>alert("1")</script>&'
+
+
+def test_every_string_is_escaped():
+    report = Report(NASTY, NASTY)
+    report.section(NASTY, NASTY)
+    report.text(NASTY)
+    report.notes([NASTY])
+    report.table(NASTY, [NASTY], [Row([Cell(NASTY, NASTY)], NASTY)])
+    report.cards(NASTY, [Card(NASTY, b"png", NASTY, b"wav", b"dark", NASTY)])
+    page = check_page(report.html())
+    assert len(page.all("script")) == 1
+    assert "".join(page.words).count(NASTY) == 14
+    assert page.all("audio")[0]["aria-label"] == page.all("img")[0]["alt"] == NASTY
+
+
+def test_table_cells_carry_the_numbers_they_sort_by():
+    report = Report("t")
+    report.table(
+        "c",
+        ["model", "RMSE"],
+        [Row([Cell("a"), Cell("1.23", "1.1–1.3", 1.23456)]), Row([Cell("b"), Cell("–")])],
+    )
+    cells = check_page(report.html()).all("td")
+    assert [cell.get("data-order") for cell in cells] == [None, "1.23456", None, None]
+    with pytest.raises(InputError, match="2 cells"):
+        report.table("c", ["model", "RMSE"], [Row([Cell("a")])])
+
+
+def test_wav_holds_the_waveform():
+    waveform = np.linspace(-1.5, 1.5, 100)
+    samples, rate = soundfile.read(io.BytesIO(wav_bytes(waveform, 8000)))
+    assert rate == 8000
+    np.testing.assert_allclose(samples, np.clip(waveform, -1, 1), atol=2**-14)
+
+
+def test_levels_match_without_clipping():
+    random = np.random.default_rng(0)
+    spiky = np.zeros(1000)
+    spiky[10] = 1.0
+    matched = match_levels(
+        [0.3 * random.normal(size=1000), 0.01 * random.normal(size=1000), spiky, np.zeros(1000)]
+    )
+    rms = [np.sqrt(np.mean(np.square(w, dtype=np.float64))) for w in matched]
+    np.testing.assert_allclose(rms[:3], rms[0], rtol=1e-5)
+    assert rms[3] == 0
+    assert max(np.abs(w).max() for w in matched) == pytest.approx(1.0)
+
+
+def test_cards_hold_a_picture_and_a_sound():
+    db = np.linspace(-80, 0, 64).reshape(8, 8, 1)
+    sounds = [("original", db, np.full(800, 0.1)), ("model", db, np.full(800, 0.2))]
+    cards = sound_cards(sounds, sample_rate=8000, min_db=-80, max_db=0)
+    report = Report("t")
+    report.cards("clip", cards)
+    page = check_page(report.html())
+    for image, audio in zip(page.all("img"), page.all("audio")):
+        assert Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1]))).width > 200
+        samples, _ = soundfile.read(io.BytesIO(base64.b64decode(audio["src"].split(",")[1])))
+        np.testing.assert_allclose(samples, 0.1, atol=2**-14)
+    assert "0.10 s, 0 to 4000 Hz, -80 to 0 dB" in page.all("img")[0]["alt"]
+
+
+def test_the_page_stays_under_its_size_and_says_what_it_leaves_out(monkeypatch):
+    monkeypatch.setattr("spectrovae.evaluation.report.PAGE_BYTES", 60_000)
+    clip = [("original", np.random.default_rng(0).uniform(-80, 0, (32, 16, 1)), np.full(8000, 0.1))]
+    report = Report("t")
+    report.clips({f"clip {n}": clip for n in range(9)}, sample_rate=8000, min_db=-80, max_db=0)
+    page = check_page(report.html())
+    shown = len(page.all("img"))
+    assert 1 <= shown < 9
+    assert f"{shown} of 9 clips are on this page" in "".join(page.words)
+
+
+def test_spectrogram_axes_are_in_hertz_seconds_and_decibels():
+    db = np.zeros((4, 6))
+    db[1, 3] = 5.0
+    figure = plots.spectrogram_figure(db, sample_rate=8000, duration=0.75, min_db=-80, max_db=0)
+    axes, bar = figure.axes
+    image = axes.images[0]
+    assert tuple(image.get_extent()) == (0, 0.75, 0, 4000)
+    assert image.origin == "lower"
+    assert tuple(image.get_clim()) == (-80, 0)
+    assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == (
+        "time (s)",
+        "frequency (Hz)",
+        "level (dB)",
+    )
+    with pytest.raises(InputError, match="one clip"):
+        plots.spectrogram_figure(np.zeros((2, 4, 6, 1)), sample_rate=1, duration=1, min_db=0, max_db=1)
+
+
+def test_loss_curves_are_written_whole(tmp_path):
+    history = {"loss": [3.0, 2.0, np.nan], "val_loss": [3.1, 2.2, 2.1], "kl": [1.0, 2.0, 3.0]}
+    plots.plot_loss_curves(history, tmp_path / "loss.png")
+    image = Image.open(tmp_path / "loss.png").convert("RGB")
+    colours = {colour for _, colour in image.getcolors(1 << 20)}
+    assert image.width > 600
+    assert any(
+        abs(r - 0x2F) + abs(g - 0x74) + abs(b - 0xC0) < 24 for r, g, b in colours
+    )  # the training curve
+    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+    with pytest.raises(InputError, match="no epoch"):
+        plots.plot_loss_curves({"loss": []}, tmp_path / "empty.png")
+
+
+def test_numbers_for_people():
+    assert [number_text(x) for x in (None, -1.005, 3.14159)] == ["–", "−1.00", "3.14"]
+    assert [count_text(x) for x in (None, 12, 999, 1234, 999_950, 2_110_000)] == [
+        "–",
+        "12",
+        "999",
+        "1.23 k",
+        "1 M",
+        "2.11 M",
+    ]
+    assert [duration_text(x) for x in (None, 42.4, 552, 3725)] == ["–", "42 s", "9m 12s", "1h 02m"]
+
+
+def test_new_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "deep" / "out"
+
+    def interrupted():
+        with new_folder(out, force=False, mark="mark") as folder:
+            (folder / "mark").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(out.parent.iterdir()) == []
+    out.mkdir()  # an empty folder is in nobody's way
+    with new_folder(out, force=False, mark="mark") as folder:
+        (folder / "mark").write_text("first")
+        assert list(out.iterdir()) == []
+    with pytest.raises(InputError, match="force"), new_folder(out, force=False, mark="mark"):
+        pass
+    with new_folder(out, force=True, mark="mark") as folder:
+        (folder / "mark").write_text("second")
+    assert (out / "mark").read_text() == "second"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_force_does_not_replace_what_is_not_a_result(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with (
+        pytest.raises(InputError, match="not an earlier result"),
+        new_folder(tmp_path, force=True, mark="mark"),
+    ):
+        pass
+    assert (tmp_path / "thesis.tex").exists()
+    with (
+        pytest.raises(InputError, match="is a file"),
+        new_folder(tmp_path / "thesis.tex", force=True, mark="mark"),
+    ):
+        pass
