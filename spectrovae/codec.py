@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 import spectrovae
-from spectrovae import files, layers, representations  # noqa: F401  (layers registers what the files name)
+from spectrovae import files, losses, representations
 from spectrovae.errors import InputError
+from spectrovae.models.vae import posterior_of
 
 FORMAT_VERSION = 1
 PARTS = ("representation", "encoder", "decoder")
@@ -167,6 +168,13 @@ class Codec:
     def reconstruct_features(self, features) -> np.ndarray:
         """Features (batch, bins, segment_frames, channels) through encoder and decoder, same shape, without noise."""
         return np.asarray(self._features_function(tf.cast(features, tf.float32)))
+
+    def kl_divergence(self, features) -> np.ndarray | None:
+        """KL(posterior || N(0, I)) of each example in nats [shape=(batch,)]; None where the encoder has no posterior."""
+        if not any(layer.name == "posterior" for layer in self.encoder.layers):
+            return None
+        mean, log_variance = posterior_of(self.encoder)(tf.cast(features, tf.float32))
+        return np.asarray(tf.reduce_sum(losses.kl_divergence(mean, log_variance), axis=-1))
 
     @property
     def _features_function(self):

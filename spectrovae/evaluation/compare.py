@@ -51,7 +51,7 @@ DEFINITIONS = (
     "the same. Neither compares across representations of different settings.",
     "Ceiling: the input's own spectrogram through Griffin-Lim. Identity, PCA-k and mean are baselines "
     "fitted on the "
-    "train split. KL is in nats per clip as the training reported it, on its validation clips.",
+    "train split. KL is that of the posterior from N(0, I), in nats per clip, the mean over the clips.",
     "Intervals cover 95 % (percentile bootstrap over clips): they speak for other clips of this kind, "
     "not for other trainings of the model.",
 )
@@ -186,40 +186,57 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     )
 
 
-Measured = tuple[Errors, Errors, np.ndarray]
+class Measured(NamedTuple):
+    """Of a system: errors of the spectrogram and of the sound, and by clip convergence (dB) and KL (nats, or none)."""
+
+    spectrogram: Errors
+    sound: Errors
+    convergence: np.ndarray
+    kl: np.ndarray | None
 
 
 def _measure(
     group: Group, recordings: Any, split: str, indices: Sequence[int], batch_size: int, log: Log
 ) -> dict[str, Measured]:
-    """Return each system's spectrogram errors, sound errors and spectral convergence."""
+    """Return what was measured of each system."""
     representation = group.representation
     parts: dict[str, list[Measured]] = defaultdict(list)
     done = 0
     for found, waveforms in systems.batches(recordings, split, indices, batch_size):
         reference = np.asarray(representation.decibels(waveforms))
-        outputs = {system.name: system.reconstruct(reference) for system in group.systems}
-        for name, output in outputs.items():
+        for system in group.systems:
+            output = system.reconstruct(reference)
             sound = np.asarray(representation.decibels(group.synthesise(output, waveforms.shape[1])))
             sound_errors = Errors.measure(reference, sound, representation.min_db)
             # against silence a ratio of magnitudes says nothing
             convergence = np.where(
                 sound_errors.cells_active > 0, spectral_convergence(reference, sound), np.nan
             )
-            parts[name].append(
-                (Errors.measure(reference, output, representation.min_db), sound_errors, convergence)
-            )
+            spectrogram = Errors.measure(reference, output, representation.min_db)
+            parts[system.name].append(Measured(spectrogram, sound_errors, convergence, system.kl_nats(reference)))
         done += len(found)
         log(f"  {done} of {len(indices)}")
-    return {
-        name: (Errors.concatenate([a for a, _, _ in part]), Errors.concatenate([b for _, b, _ in part]),
-               np.concatenate([c for _, _, c in part]))
-        for name, part in parts.items()
-    }  # fmt: skip
+    return {name: _joined(measured) for name, measured in parts.items()}
+
+
+def _joined(parts: Sequence[Measured]) -> Measured:
+    kl = [part.kl for part in parts if part.kl is not None]
+    return Measured(
+        Errors.concatenate([part.spectrogram for part in parts]),
+        Errors.concatenate([part.sound for part in parts]),
+        np.concatenate([part.convergence for part in parts]),
+        np.concatenate(kl) if kl else None,
+    )
 
 
 def _figures(
-    spectrogram: Errors | None, sound: Errors, convergence: np.ndarray, *, resamples: int, seed: int
+    spectrogram: Errors | None,
+    sound: Errors,
+    convergence: np.ndarray,
+    kl: np.ndarray | None,
+    *,
+    resamples: int,
+    seed: int,
 ) -> dict[str, float | None]:
     options: dict[str, int] = {"resamples": resamples, "seed": seed}
     sound_figures = sound.summary(**options)
@@ -231,14 +248,14 @@ def _figures(
         fields = dict.fromkeys(fields)
     fields |= systems.estimate_fields("convergence_db", mean(convergence, **options))
     fields |= systems.estimate_fields("sound_rmse_db", pooled_rmse(sound.squared, sound.cells, **options))
-    return fields | systems.estimate_fields("sound_lsd_db", sound_figures["lsd_db"])
+    fields |= systems.estimate_fields("sound_lsd_db", sound_figures["lsd_db"])
+    return fields | {"kl_nats": None if kl is None else float(np.mean(kl))}
 
 
 def _row(
     group: Group, system: System | None, figures: dict[str, float | None], speed: float | None
 ) -> dict[str, Any]:
     """One flat row; without a system, the ceiling's."""
-    fit = {} if system is None else system.info.get("metrics", {})
     return {
         "representation": group.label,
         "name": "ceiling" if system is None else system.name,
@@ -247,7 +264,6 @@ def _row(
         "parameters": None if system is None else system.parameters,
         "training_seconds": None if system is None else system.info.get("training_seconds"),
         "clips_per_second": speed,
-        "kl_nats": fit.get("validation_kl"),
     }
 
 

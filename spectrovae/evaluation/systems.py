@@ -58,6 +58,12 @@ class System:
         output = self.reconstructor.reconstruct_features(features)
         return np.asarray(self.representation.to_db(output, self.representation.statistics(db)))
 
+    def kl_nats(self, db: np.ndarray) -> np.ndarray | None:
+        """KL divergence of each clip in nats, of models whose encoder gives a posterior; None for the others."""
+        if self.kind != "model":
+            return None
+        return self.reconstructor.kl_divergence(self.representation.from_db(db))
+
     def clips_per_second(self, db: np.ndarray, *, seconds: float = 1.0) -> float:
         """Measure how many clips ``reconstruct_features`` takes a second, in batches of ``len(db)``, once
         warm."""
