@@ -11,7 +11,7 @@ import spectrovae as sv
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", help="folder, manifest, or toy set")
 parser.add_argument("out", help="folder of the bundle")
-parser.add_argument("--epochs", type=int, default=40)
+parser.add_argument("--epochs", type=int, default=30)
 parser.add_argument("--latent-dim", type=int, default=128)
 parser.add_argument("--beta", type=float, default=1.0)
 parser.add_argument("--seed", type=int, default=0)

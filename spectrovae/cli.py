@@ -346,7 +346,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
     sub.add_argument("--beta", type=float, help="weight of the KL divergence")
     sub.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows from 0")
-    sub.add_argument("--epochs", type=int, default=40)
+    sub.add_argument("--epochs", type=int, default=30)
     sub.add_argument("--batch-size", type=int, default=32)
     sub.add_argument("--learning-rate", type=float, default=1e-3)
     sub.add_argument("--patience", type=int, default=10, help="epochs without improvement before stopping; 0 never")
