@@ -90,11 +90,7 @@ class Codec:
 
     def features_graph(self, waveform):
         """(batch, samples) -> features (batch, bins, segments * segment_frames, channels), silence after the end."""
-        frames = self.representation.feature_shape(tf.shape(waveform)[1])[1]
-        segments = -(-frames // self.segment_frames)
-        missing = self.representation.samples_of(segments * self.segment_frames) - tf.shape(waveform)[1]
-        padded = tf.pad(waveform, [[0, 0], [0, tf.maximum(missing, 0)]])
-        return self.representation(padded)[:, :, : segments * self.segment_frames]
+        return self.representation(self._whole_segments(waveform))
 
     def encode_graph(self, waveform):
         """(batch, samples) -> latent (batch, segments, ...), a tensor or a list."""
@@ -109,9 +105,16 @@ class Codec:
         features = self.features_graph(waveform)
         statistics = None
         if self.representation.normalisation == "per_example":
-            statistics = self.representation.statistics(self.representation.decibels(waveform))
+            statistics = self.representation.statistics(self.representation.decibels(self._whole_segments(waveform)))
         decoded = self._decode_features(self._encode_features(features))
         return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
+
+    def _whole_segments(self, waveform):
+        """Silence after the end, until the frames fill the last segment."""
+        frames = self.representation.feature_shape(tf.shape(waveform)[1])[1]
+        segments = -(-frames // self.segment_frames)
+        missing = self.representation.samples_of(segments * self.segment_frames) - tf.shape(waveform)[1]
+        return tf.pad(waveform, [[0, 0], [0, tf.maximum(missing, 0)]])
 
     def _encode_features(self, features):
         shape = tf.shape(features)
