@@ -23,6 +23,7 @@ from spectrovae.errors import InputError
 
 FORMAT_VERSION = 1
 PARTS = ("representation", "encoder", "decoder")
+FILES = (*(f"{part}.keras" for part in PARTS), "golden.npz")
 
 
 class Codec:
@@ -324,9 +325,10 @@ class Codec:
             tolerance: largest difference allowed, relative to the largest golden value of its kind.
 
         Raises:
-            InputError: a difference above the tolerance: the model would not sound as it did when saved.
+            InputError: golden vectors missing or damaged, or a difference above the tolerance: the model would not
+                sound as it did when saved.
         """
-        with np.load(_part_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
+        with np.load(_whole_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
             kept = {name: golden[name] for name in golden.files}
         found = self.replay(kept["waveform"])
         differences = {
@@ -334,7 +336,7 @@ class Codec:
             for name, value in kept.items()
             if name != "waveform"
         }
-        worst = max(differences, key=lambda name: differences[name])
+        worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
         if not differences[worst] <= tolerance:
             raise InputError(
                 f"{path} does not give what it gave when saved: {worst} differs by {differences[worst]:.2g} of its range "
@@ -357,14 +359,17 @@ def read_description(path: str | os.PathLike) -> dict:
         raise InputError(f"no model bundle at {path}: {hint}")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        version = description["format_version"]
+        version = int(description["format_version"])
+        lacking = {"family", "prior", "info"} - set(description) | set(FILES) - set(description.get("files", ()))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error}); restore it from a copy or fit again") from error
+        raise InputError(f"{file} is damaged ({error!r}); restore it from a copy or fit again") from error
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path} has format version {version}, this spectrovae {spectrovae.__version__} reads up to "
             f"{FORMAT_VERSION}; upgrade spectrovae"
         )
+    if lacking:
+        raise InputError(f"{file} is damaged (it lacks {', '.join(sorted(lacking))}); restore it from a copy or fit again")
     return description
 
 
@@ -377,13 +382,7 @@ def load_part(path: str | os.PathLike, part: str):
     path = Path(path)
     if part not in PARTS:
         raise InputError(f"part must be one of {', '.join(PARTS)}, received {part!r}")
-    name = f"{part}.keras"
-    expected = read_description(path)["files"][name]
-    file = _part_file(path, name)
-    if not file.is_file():
-        raise InputError(f"{path} lacks {name}; restore it from a copy or fit again")
-    if files.sha256(file) != expected:
-        raise InputError(f"{file} is damaged: its hash is not the one in codec.json; restore it from a copy or fit again")
+    file = _whole_file(path, f"{part}.keras")
     return representations.load(file) if part == "representation" else keras.saving.load_model(file, compile=False)
 
 
@@ -396,6 +395,17 @@ def golden_waveforms(samples: int, sample_rate: int) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal(samples) * np.exp(-5.0 * time)
     stack = np.stack([0.5 * sweep, 0.3 * tone, 0.1 * noise, np.zeros(samples)])
     return stack.astype(np.float32)
+
+
+def _whole_file(path: Path, name: str) -> Path:
+    """A file of a bundle, checked against its hash in ``codec.json``."""
+    expected = read_description(path)["files"][name]
+    file = _part_file(path, name)
+    if not file.is_file():
+        raise InputError(f"{path} lacks {name}; restore it from a copy or fit again")
+    if files.sha256(file) != expected:
+        raise InputError(f"{file} is damaged: its hash is not the one in codec.json; restore it from a copy or fit again")
+    return file
 
 
 def _part_file(path: Path, name: str) -> Path:
