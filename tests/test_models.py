@@ -88,7 +88,7 @@ def test_from_config(family):
 
 @pytest.fixture(scope="module")
 def parts_folder(tmp_path_factory):
-    """Encoders and decoders of every family and shape, each in its own file, with what goes in and comes out."""
+    """Encoders and decoders of every family and shape, each in a file, with what goes in and comes out."""
     folder = tmp_path_factory.mktemp("parts")
     for family in FAMILIES:
         for shape in SHAPES[:2]:
@@ -115,7 +115,7 @@ import keras
 import numpy as np
 import spectrovae.layers
 for file in sorted(pathlib.Path(sys.argv[1]).glob("*.keras")):
-    given, expected = (list(np.load(file.with_name(f"{file.stem}-{end}.npz")).values()) for end in ("in", "out"))
+    given, expected = (list(np.load(f"{file.with_suffix('')}-{end}.npz").values()) for end in ("in", "out"))
     found = keras.saving.load_model(file)(given if len(given) > 1 else given[0])
     found = found if isinstance(found, (list, tuple)) else [found]
     assert len(found) == len(expected)
@@ -225,7 +225,8 @@ for name, family in FAMILIES.items():
     assert after["loss"] < before["loss"], (name, before, after)
     print(name)
 # The warm-up moves under jax too, where the step is traced once.
-model = FAMILIES["vae"]((64, 16, 1), preset="tiny", warmup_steps=4, likelihood="alpha_mse", alpha=1.0, beta=100.0)
+options = {"warmup_steps": 4, "likelihood": "alpha_mse", "alpha": 1.0, "beta": 100.0}
+model = FAMILIES["vae"]((64, 16, 1), preset="tiny", **options)
 model.compile(optimizer=keras.optimizers.SGD(0.0))
 for step in range(6):
     model.reset_metrics()
