@@ -24,6 +24,7 @@ from spectrovae.models.vae import posterior_of
 
 FORMAT_VERSION = 1
 PARTS = ("representation", "encoder", "decoder")
+FILES = (*(f"{part}.keras" for part in PARTS), "golden.npz")
 
 
 class Codec:
@@ -91,11 +92,7 @@ class Codec:
 
     def features_graph(self, waveform):
         """(batch, samples) -> features (batch, bins, segments * segment_frames, channels), silence after the end."""
-        frames = self.representation.feature_shape(tf.shape(waveform)[1])[1]
-        segments = -(-frames // self.segment_frames)
-        missing = self.representation.samples_of(segments * self.segment_frames) - tf.shape(waveform)[1]
-        padded = tf.pad(waveform, [[0, 0], [0, tf.maximum(missing, 0)]])
-        return self.representation(padded)[:, :, : segments * self.segment_frames]
+        return self.representation(self._whole_segments(waveform))
 
     def encode_graph(self, waveform):
         """(batch, samples) -> latent (batch, segments, ...), a tensor or a list."""
@@ -110,9 +107,16 @@ class Codec:
         features = self.features_graph(waveform)
         statistics = None
         if self.representation.normalisation == "per_example":
-            statistics = self.representation.statistics(self.representation.decibels(waveform))
+            statistics = self.representation.statistics(self.representation.decibels(self._whole_segments(waveform)))
         decoded = self._decode_features(self._encode_features(features))
         return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
+
+    def _whole_segments(self, waveform):
+        """Silence after the end, until the frames fill the last segment."""
+        frames = self.representation.feature_shape(tf.shape(waveform)[1])[1]
+        segments = -(-frames // self.segment_frames)
+        missing = self.representation.samples_of(segments * self.segment_frames) - tf.shape(waveform)[1]
+        return tf.pad(waveform, [[0, 0], [0, tf.maximum(missing, 0)]])
 
     def _encode_features(self, features):
         shape = tf.shape(features)
@@ -329,9 +333,10 @@ class Codec:
             tolerance: largest difference allowed, relative to the largest golden value of its kind.
 
         Raises:
-            InputError: a difference above the tolerance: the model would not sound as it did when saved.
+            InputError: golden vectors missing or damaged, or a difference above the tolerance: the model would not
+                sound as it did when saved.
         """
-        with np.load(_part_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
+        with np.load(_whole_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
             kept = {name: golden[name] for name in golden.files}
         found = self.replay(kept["waveform"])
         differences = {
@@ -339,7 +344,7 @@ class Codec:
             for name, value in kept.items()
             if name != "waveform"
         }
-        worst = max(differences, key=lambda name: differences[name])
+        worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
         if not differences[worst] <= tolerance:
             raise InputError(
                 f"{path} does not give what it gave when saved: {worst} differs by {differences[worst]:.2g} of its range "
@@ -362,14 +367,17 @@ def read_description(path: str | os.PathLike) -> dict:
         raise InputError(f"no model bundle at {path}: {hint}")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        version = description["format_version"]
+        version = int(description["format_version"])
+        lacking = {"family", "prior", "info"} - set(description) | set(FILES) - set(description.get("files", ()))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error}); restore it from a copy or fit again") from error
+        raise InputError(f"{file} is damaged ({error!r}); restore it from a copy or fit again") from error
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path} has format version {version}, this spectrovae {spectrovae.__version__} reads up to "
             f"{FORMAT_VERSION}; upgrade spectrovae"
         )
+    if lacking:
+        raise InputError(f"{file} is damaged (it lacks {', '.join(sorted(lacking))}); restore it from a copy or fit again")
     return description
 
 
@@ -382,13 +390,7 @@ def load_part(path: str | os.PathLike, part: str):
     path = Path(path)
     if part not in PARTS:
         raise InputError(f"part must be one of {', '.join(PARTS)}, received {part!r}")
-    name = f"{part}.keras"
-    expected = read_description(path)["files"][name]
-    file = _part_file(path, name)
-    if not file.is_file():
-        raise InputError(f"{path} lacks {name}; restore it from a copy or fit again")
-    if files.sha256(file) != expected:
-        raise InputError(f"{file} is damaged: its hash is not the one in codec.json; restore it from a copy or fit again")
+    file = _whole_file(path, f"{part}.keras")
     return representations.load(file) if part == "representation" else keras.saving.load_model(file, compile=False)
 
 
@@ -401,6 +403,17 @@ def golden_waveforms(samples: int, sample_rate: int) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal(samples) * np.exp(-5.0 * time)
     stack = np.stack([0.5 * sweep, 0.3 * tone, 0.1 * noise, np.zeros(samples)])
     return stack.astype(np.float32)
+
+
+def _whole_file(path: Path, name: str) -> Path:
+    """A file of a bundle, checked against its hash in ``codec.json``."""
+    expected = read_description(path)["files"][name]
+    file = _part_file(path, name)
+    if not file.is_file():
+        raise InputError(f"{path} lacks {name}; restore it from a copy or fit again")
+    if files.sha256(file) != expected:
+        raise InputError(f"{file} is damaged: its hash is not the one in codec.json; restore it from a copy or fit again")
+    return file
 
 
 def _part_file(path: Path, name: str) -> Path:

@@ -68,7 +68,7 @@ def speech(fsdd_folder) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def fresh_process():
-    """Run Python code in a new process, where only that code has imported anything; return what it printed."""
+    """Run Python code in a new process, where only that code has imported anything; return its output."""
 
     def run(code: str, *arguments, **environment: str) -> str:
         finished = subprocess.run(

@@ -29,8 +29,8 @@ def test_as_good_as_librosa_at_the_same_iterations(speech, n_fft, hop_length):
     ours = griffin_lim(tf.constant(magnitude), n_fft, hop_length, iterations=32, momentum=0.99, length=8064)
     theirs = np.stack([
         librosa.griffinlim(
-            row.T, n_iter=32, hop_length=hop_length, n_fft=n_fft, momentum=0.99, length=8064, pad_mode="constant",
-            random_state=0,
+            row.T, n_iter=32, hop_length=hop_length, n_fft=n_fft, momentum=0.99, length=8064,
+            pad_mode="constant", random_state=0,
         )
         for row in magnitude
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Representations against librosa and scikit-learn, and one round trip that every one of them must survive."""
+"""Representations against librosa and scikit-learn, and round trips that each must survive."""
 
 import warnings
 
@@ -28,7 +28,7 @@ def small(normalisation="range", **options):
 
 
 def librosa_db(waveform, n_fft, hop_length):
-    """Level in dB under a full-scale sine, floored at -80: in double precision, laid out (batch, bins, frames, 1)."""
+    """Level in dB under a full-scale sine, floored at -80, in double precision: (batch, bins, frames, 1)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # short signals
         spectrum = librosa.stft(

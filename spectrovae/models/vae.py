@@ -81,7 +81,7 @@ class VAE(base.Trainer):
             ``"alpha_rmse"`` and ``"alpha_mse"``, the published ``alpha * RMSE + KL`` and ``alpha * MSE + KL``.
         alpha: reconstruction weight of the published losses.
         beta: weight of the KL divergence (Higgins et al., 2017).
-        warmup_steps: optimizer steps over which beta grows from 0 linearly; derived from the optimizer's own count, so
+        warmup_steps: training steps over which beta grows from 0 linearly; the count is a weight of the trainer, so
             that it resumes where it was.
         db_per_unit: dB that a unit of a feature is worth, a number or one per bin
             (:attr:`Representation.db_per_unit`); metrics are reported with it.
@@ -120,6 +120,8 @@ class VAE(base.Trainer):
         self.decoder = build_decoder(self.feature_shape, shape["widths"], shape["strides"], latent_dim)
         self.posterior = posterior_of(self.encoder)
         self.sampling = layers.Sampling(seed=seed, name="sampling")
+        # Not the optimizer's count: under JAX a loss sees that one as it was when the step was traced.
+        self.steps = self.add_weight(shape=(), initializer="zeros", dtype="float32", trainable=False, name="steps")
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
 
@@ -146,13 +148,16 @@ class VAE(base.Trainer):
         self.reconstruction_tracker.update_state(reconstruction)
         self.kl_tracker.update_state(kl)
         self.track_error(target, y_pred["features"])
-        return ops.mean(reconstruction) + self.current_beta(training) * ops.mean(kl)
+        loss = ops.mean(reconstruction) + self.current_beta(training) * ops.mean(kl)
+        if training:
+            self.steps.assign_add(1.0)
+        return loss
 
     def current_beta(self, training: bool = True):
         """The weight of the KL divergence now: warmed up in training, ``beta`` itself in evaluation."""
         if not training or not self.warmup_steps:
             return self.beta
-        return self.beta * ops.minimum(ops.cast(self.optimizer.iterations, "float32") / self.warmup_steps, 1.0)
+        return self.beta * ops.minimum(self.steps / self.warmup_steps, 1.0)
 
     def get_config(self):
         return {
