@@ -1,6 +1,6 @@
 """SavedModels that run where neither Keras nor spectrovae is installed."""
 
-from spectrovae.serving.export import export, read_export
 from spectrovae.serving.parity import ParityError, check_parity
+from spectrovae.serving.saved_model import export, read_export
 
 __all__ = ["ParityError", "check_parity", "export", "read_export"]

@@ -1,8 +1,8 @@
 """A codec as a SavedModel, in the folders that TensorFlow Serving polls.
 
-    FOLDER/NAME/1/
-      saved_model.pb  variables/          signatures serving_default, encode, decode, describe
-      assets.extra/spectrovae.json        sample rate, representation, versions, parity with the Keras model
+FOLDER/NAME/1/
+  saved_model.pb  variables/          signatures serving_default, encode, decode, describe
+  assets.extra/spectrovae.json        sample rate, representation, versions, parity with the Keras model
 """
 
 import json
@@ -15,7 +15,7 @@ import tensorflow as tf
 from spectrovae import files
 from spectrovae.codec import Codec
 from spectrovae.errors import InputError
-from spectrovae.serving.parity import check_parity
+from spectrovae.serving.parity import check_parity, latent_names
 
 DESCRIPTION = Path("assets.extra") / "spectrovae.json"
 
@@ -61,18 +61,20 @@ def export(
     """
     codec = codec if isinstance(codec, Codec) else Codec.load(codec)
     name = codec.name if name is None else name
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise InputError(f"name must be a plain folder name for the served model, received {name!r}")
     folder = Path(folder)
     home = folder / name
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         version = _next_version(home) if version is None else version
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise InputError(f"version must be a whole number from 1 up, received {version!r}")
         target = home / str(version)
         if target.exists() and not force:
-            raise InputError(f"{target} exists; choose another version, leave the version out, or --force to replace it")
+            raise InputError(
+                f"{target} exists; choose another version, leave the version out, or --force to replace it"
+            )
         # A folder beside NAME, so that a server polling NAME cannot see it, and on the same disk for the rename.
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
             stage = Path(temporary) / "new"
@@ -80,9 +82,8 @@ def export(
             save(codec, stage, description)
             parity = check_parity(stage, codec) if check else None
             files.write_json(stage / DESCRIPTION, description | {"parity": parity})
-            if target.exists():
-                os.rename(target, Path(temporary) / "old")
-            os.rename(stage, target)
+            home.mkdir(exist_ok=True)
+            _replace(target, stage, Path(temporary) / "old")
     except OSError as error:
         raise InputError(f"cannot write {home}: {error.strerror or error}; choose a folder you can write to") from error
     return target
@@ -106,10 +107,11 @@ def save(codec: Codec, path: str | os.PathLike, description: dict) -> None:
     Raises:
         InputError: the graph uses a variable that is no weight, such as the state of a noise generator.
     """
-    shapes = codec.latent_shapes
-    names = ["latent"] if len(shapes) == 1 else [f"latent_{index}" for index in range(len(shapes))]
+    names = latent_names(codec)
     waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
-    latents = [tf.TensorSpec([None, None, *shape], tf.float32, name=name) for name, shape in zip(names, shapes)]
+    latents = [
+        tf.TensorSpec([None, None, *shape], tf.float32, name=name) for name, shape in zip(names, codec.latent_shapes)
+    ]
 
     def reconstruct(waveform):
         return {"waveform": codec.reconstruct_graph(waveform)}
@@ -148,5 +150,19 @@ def save(codec: Codec, path: str | os.PathLike, description: dict) -> None:
     tf.saved_model.save(module, os.fspath(path), signatures=signatures)
 
 
+def _replace(target: Path, new: Path, old: Path) -> None:
+    """Rename ``new`` to ``target``; what was there goes to ``old``, and back should the renaming fail."""
+    replaced = target.exists()
+    if replaced:
+        os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except BaseException:
+        if replaced:
+            os.rename(old, target)
+        raise
+
+
 def _next_version(home: Path) -> int:
-    return 1 + max((int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()), default=0)
+    taken = (int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()) if home.exists() else ()
+    return 1 + max(taken, default=0)
