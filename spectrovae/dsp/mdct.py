@@ -216,7 +216,7 @@ def sign_log_expand(sign: tf.Tensor, level_db: tf.Tensor) -> tf.Tensor:
 
 
 def _rotation(window: str, frame_length: int, dtype) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cosines and sines of the rotations: the window over the first quarter of a frame, and mirrored over the second."""
+    """Cosines and sines of the rotations: the window over a frame's first quarter, and mirrored over its second."""
     quarters = np.split(mdct_window(window, frame_length), 4)
     return tf.constant(quarters[0], dtype), tf.constant(quarters[1][::-1], dtype)
 

@@ -5,8 +5,8 @@ A cosine-modulated bank after Nguyen (1994), with the Kaiser-window prototype of
 (batch, frames, bands), the lowest band first, as one-dimensional convolutions take them.
 
 A sine of amplitude A reads A in its sub-band. Odd sub-bands are mirrored by the decimation: what rises in the waveform
-falls in them. The bank is nearly, not perfectly, reconstructing: the signal-to-noise ratio of analysis and synthesis
-depends on the attenuation, hardly on the bands: 50 dB at 60 dB, 62 at 80, 65 at 90 and 61 at 100.
+falls in them. Reconstruction is nearly perfect: its signal-to-noise ratio on white noise depends on the attenuation,
+hardly on the bands: 50 dB for 60 dB, 62 for 80, 65 for 90, 61 for 100. A single sine can be 8 dB worse.
 """
 
 import functools
@@ -93,7 +93,7 @@ def analysis(waveform, filters, tails: bool = True):
         filters: of :func:`pqmf_filters`.
         tails: keep the frames before the waveform's start and after its end that the filters reach, by which every
             sample is reconstructed. Without them, frames are ``ceil(samples / bands)``, as a model of long recordings
-            wants, and about ``2 * bands`` samples at either end are damaged.
+            wants, and the first and last ``taps / 2`` samples are damaged, mostly the outer ``4 * bands``.
 
     Returns:
         The waveform's type [shape=(batch, ceil(samples / bands) + (taps // bands - 1 if tails else 0), bands)].
