@@ -2,7 +2,9 @@
 
 from spectrovae.representations.base import NORMALISATIONS, Representation, load
 from spectrovae.representations.log_stft import LogSTFT
+from spectrovae.representations.magnitude_phase import MagnitudePhase
+from spectrovae.representations.mdct import MDCT
 
-REPRESENTATIONS = {"log-stft": LogSTFT}
+REPRESENTATIONS = {"log-stft": LogSTFT, "magnitude-phase": MagnitudePhase, "mdct": MDCT}
 
-__all__ = ["NORMALISATIONS", "REPRESENTATIONS", "LogSTFT", "Representation", "load"]
+__all__ = ["MDCT", "NORMALISATIONS", "REPRESENTATIONS", "LogSTFT", "MagnitudePhase", "Representation", "load"]

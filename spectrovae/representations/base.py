@@ -17,8 +17,9 @@ NORMALISATIONS = ("range", "per_bin", "per_example")
 class Representation(keras.layers.Layer):
     """A level in dB over bins and frames, normalised; ``call`` goes forward, ``inverse`` back.
 
-    A subclass gives ``analyse`` (waveform -> dB), ``synthesise`` (dB -> waveform), ``feature_shape`` and ``samples_of``.
-    Computes in float32 under any precision policy.
+    Some representations carry phase or sign beside the level, in further channels that normalisation leaves alone. A
+    subclass gives ``analyse`` (waveform -> level and carried channels), ``synthesise`` (back), ``feature_shape`` and
+    ``samples_of``. Computes in float32 under any precision policy.
 
     Args:
         sample_rate: of the waveforms, in Hz.
@@ -72,15 +73,15 @@ class Representation(keras.layers.Layer):
         raise NotImplementedError
 
     def analyse(self, waveform, floor_db: float):
-        """(batch, samples) -> level in dB (batch, bins, frames, 1), floored at ``floor_db``."""
+        """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, carried channels."""
         raise NotImplementedError
 
     def synthesise(self, db, length=None):
-        """Level in dB (batch, bins, frames, 1) -> waveform (batch, length)."""
+        """What ``analyse`` gave, (batch, bins, frames, channels) -> waveform (batch, length)."""
         raise NotImplementedError
 
     def call(self, waveform):
-        """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, 1)."""
+        """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, channels)."""
         return self.from_db(self.decibels(waveform))
 
     def compute_output_shape(self, input_shape):
@@ -89,11 +90,12 @@ class Representation(keras.layers.Layer):
         return (batch, bins, frames if samples is not None else None, channels)
 
     def decibels(self, waveform):
-        """Waveform (batch, samples) -> level in dB (batch, bins, frames, 1), within [min_db, max_db]."""
-        return tf.minimum(self.analyse(check_waveform(waveform), self.min_db), self.max_db)
+        """Waveform (batch, samples) -> (batch, bins, frames, channels): level within [min_db, max_db], then the rest."""
+        level, carried = split_level(self.analyse(check_waveform(waveform), self.min_db))
+        return tf.concat([tf.minimum(level, self.max_db), carried], axis=-1)
 
     def inverse(self, features, length=None, statistics=None):
-        """Features (batch, bins, frames, 1) -> waveform (batch, length), by default the length the frames span.
+        """Features (batch, bins, frames, channels) -> waveform (batch, length), by default the length the frames span.
 
         Args:
             statistics: under ``"per_example"``, what :meth:`statistics` gave for the same examples.
@@ -102,29 +104,34 @@ class Representation(keras.layers.Layer):
 
     def statistics(self, db):
         """Minimum and maximum of each example in dB [shape=(batch, 2)], the side information of per-example scaling."""
-        return tf.stack([tf.reduce_min(db, axis=(1, 2, 3)), tf.reduce_max(db, axis=(1, 2, 3))], axis=-1)
+        level, _ = split_level(db)
+        return tf.stack([tf.reduce_min(level, axis=(1, 2, 3)), tf.reduce_max(level, axis=(1, 2, 3))], axis=-1)
 
     def from_db(self, db):
-        """Level in dB -> features, same shape. Affine and never clipped, so that a perturbation in dB keeps its size."""
-        db = tf.cast(db, tf.float32)
+        """Levels in dB -> features, same shape. Affine and never clipped, so that a perturbation in dB keeps its size."""
+        level, carried = split_level(tf.cast(db, tf.float32))
         if self.normalisation == "per_bin":
             self._require_built()
-            return (db - self._column(self.bin_mean)) / self._column(self.bin_std)
-        if self.normalisation == "per_example":
-            low, high = self._low_high(self.statistics(db))
-            return tf.math.divide_no_nan(db - low, high - low)
-        return (db - self.min_db) / self.dynamic_range
+            level = (level - self._column(self.bin_mean)) / self._column(self.bin_std)
+        elif self.normalisation == "per_example":
+            low, high = self._low_high(self.statistics(level))
+            level = tf.math.divide_no_nan(level - low, high - low)
+        else:
+            level = (level - self.min_db) / self.dynamic_range
+        return tf.concat([level, carried], axis=-1)
 
     def to_db(self, features, statistics=None):
-        """Features -> level in dB, same shape: the inverse of :meth:`from_db`."""
-        features = tf.cast(features, tf.float32)
+        """Features -> levels in dB, same shape: the inverse of :meth:`from_db`."""
+        level, carried = split_level(tf.cast(features, tf.float32))
         if self.normalisation == "per_bin":
             self._require_built()
-            return features * self._column(self.bin_std) + self._column(self.bin_mean)
-        if self.normalisation == "per_example" and statistics is not None:
+            level = level * self._column(self.bin_std) + self._column(self.bin_mean)
+        elif self.normalisation == "per_example" and statistics is not None:
             low, high = self._low_high(tf.cast(statistics, tf.float32))
-            return features * (high - low) + low
-        return features * self.dynamic_range + self.min_db
+            level = level * (high - low) + low
+        else:
+            level = level * self.dynamic_range + self.min_db
+        return tf.concat([level, carried], axis=-1)
 
     @property
     def db_per_unit(self) -> float | list[float]:
@@ -145,7 +152,7 @@ class Representation(keras.layers.Layer):
         self._require_built()
         count, total, squares = 0, 0.0, 0.0
         for waveform in dataset:
-            db = np.asarray(self.decibels(waveform), dtype=np.float64)
+            db = np.asarray(self._adapted(waveform), dtype=np.float64)
             count += db.shape[0] * db.shape[2]
             total = total + db.sum(axis=(0, 2, 3))
             squares = squares + np.square(db).sum(axis=(0, 2, 3))
@@ -164,7 +171,8 @@ class Representation(keras.layers.Layer):
             InputError: every waveform is silent, or there is none.
         """
         silence = -200.0
-        peak = max((float(tf.reduce_max(self.analyse(check_waveform(batch), silence))) for batch in dataset), default=silence)
+        levels = (split_level(self.analyse(check_waveform(batch), silence))[0] for batch in dataset)
+        peak = max((float(tf.reduce_max(level)) for level in levels), default=silence)
         if peak <= silence + 1.0:
             raise InputError("the recordings are silent: no peak level to set the dB range by; give max_db yourself")
         return peak
@@ -183,6 +191,10 @@ class Representation(keras.layers.Layer):
             "dynamic_range": self.dynamic_range,
             "normalisation": self.normalisation,
         }
+
+    def _adapted(self, waveform):
+        """What ``"per_bin"`` standardises, before it does (batch, bins, frames, 1)."""
+        return split_level(self.decibels(waveform))[0]
 
     def _require_built(self):
         if not self.built:
@@ -211,6 +223,11 @@ def load(path: str | os.PathLike) -> Representation:
     if len(found) != 1:
         raise InputError(f"{path} holds {len(found)} representations, expected one file written by Representation.save")
     return found[0]
+
+
+def split_level(values):
+    """(..., channels) -> the level (..., 1) and the channels carried beside it (..., channels - 1)."""
+    return values[..., :1], values[..., 1:]
 
 
 def check_waveform(waveform) -> tf.Tensor:

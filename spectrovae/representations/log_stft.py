@@ -50,19 +50,12 @@ class LogSTFT(Representation):
         **kwargs,
     ):
         super().__init__(sample_rate, **kwargs)
-        n_fft = 2 ** int(math.log2(0.064 * sample_rate)) if n_fft is None else n_fft
-        hop_length = n_fft // 4 if hop_length is None else hop_length
-        if n_fft < 4 or n_fft % 2:
-            raise InputError(f"n_fft must be an even number of samples, at least 4, received {n_fft!r}")
-        if not 1 <= hop_length <= n_fft // 2:
-            raise InputError(f"hop_length must lie between 1 and n_fft // 2 = {n_fft // 2}, received {hop_length!r}")
-        self.n_fft = n_fft
-        self.hop_length = hop_length
+        self.n_fft, self.hop_length = window_and_hop(sample_rate, n_fft, hop_length)
         self.griffin_lim_iterations = griffin_lim_iterations
         self.momentum = momentum
         self.seed = seed
         # A full-scale sine on a bin's centre has this magnitude: half the sum of the Hann window.
-        self._full_scale = n_fft / 4.0
+        self._full_scale = self.n_fft / 4.0
 
     def feature_shape(self, samples):
         return (self.n_fft // 2, frame_count(samples, self.hop_length), 1)
@@ -96,3 +89,14 @@ class LogSTFT(Representation):
             "momentum": self.momentum,
             "seed": self.seed,
         }
+
+
+def window_and_hop(sample_rate: int, n_fft: int | None, hop_length: int | None) -> tuple[int, int]:
+    """Window and hop in samples, checked; by default the power of two in the last 64 ms, and a quarter of it."""
+    n_fft = 2 ** int(math.log2(0.064 * sample_rate)) if n_fft is None else n_fft
+    hop_length = n_fft // 4 if hop_length is None else hop_length
+    if n_fft < 4 or n_fft % 2:
+        raise InputError(f"n_fft must be an even number of samples, at least 4, received {n_fft!r}")
+    if not 1 <= hop_length <= n_fft // 2:
+        raise InputError(f"hop_length must lie between 1 and n_fft // 2 = {n_fft // 2}, received {hop_length!r}")
+    return n_fft, hop_length

@@ -1,0 +1,181 @@
+"""Modified discrete cosine transform: real, critically sampled, exactly invertible."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spectrovae.dsp import mdct as dsp
+from spectrovae.errors import InputError
+from spectrovae.representations.base import Representation, check_waveform, split_level
+
+COMPANDINGS = ("asinh", "mu_law", "linear", "sign_log")
+
+
+@keras.saving.register_keras_serializable("spectrovae")
+class MDCT(Representation):
+    """Companded MDCT coefficients; the inverse needs no phase and is exact.
+
+    Coefficients are signed and heavy-tailed: on speech their kurtosis is above 100, and models of linear coefficients
+    learn silence. Companding makes them nearly Gaussian. Levels are relative to the coefficient that a full-scale sine
+    has on average, ``sqrt(frame_length) / 2``.
+
+    Args:
+        sample_rate: of the waveforms, in Hz.
+        frame_length: window length in samples, a multiple of 4; by default twice the power of two in the last 64 ms
+            at the hop of ``LogSTFT``: 256 at 8 kHz.
+        window: ``"vorbis"``, ``"sine"`` or ``"kbd"``.
+        companding: ``"asinh"`` (linear below ``scale``, logarithmic above), ``"mu_law"``, ``"linear"``, each one channel
+            in about [-1, 1]; or ``"sign_log"``, channels (level in dB, normalised; sign), exact above the floor only.
+        scale: of asinh: the coefficient at which it turns logarithmic, relative to full scale.
+        mu: of mu-law.
+        **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`. For the signed
+            compandings ``max_db`` sets the coefficient that becomes 1, nothing is clipped, and ``"per_bin"`` and
+            ``"per_example"`` divide by the standard deviation and the largest absolute value without moving 0.
+
+    Input shape: (batch, samples). Output shape: (batch, frame_length // 2, frames, 1), or 2 channels under
+    ``"sign_log"``; frames = ceil(samples / (frame_length / 2)) + 1.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 8000,
+        *,
+        frame_length: int | None = None,
+        window: str = "vorbis",
+        companding: str = "asinh",
+        scale: float = 1e-3,
+        mu: float = 255.0,
+        **kwargs,
+    ):
+        super().__init__(sample_rate, **kwargs)
+        if companding not in COMPANDINGS:
+            raise InputError(f"companding must be one of {', '.join(COMPANDINGS)}, received {companding!r}")
+        self.frame_length = 2 ** (int(math.log2(0.064 * sample_rate)) - 1) if frame_length is None else frame_length
+        dsp.mdct_window(window, self.frame_length)  # refuses what is wrong
+        if not (scale > 0 and mu > 0):
+            raise InputError(f"scale and mu must be positive, received {scale!r} and {mu!r}")
+        self.window, self.companding, self.scale, self.mu = window, companding, float(scale), float(mu)
+        self._full_scale = math.sqrt(self.frame_length) / 2.0
+
+    @property
+    def signed(self) -> bool:
+        """Whether the feature is the companded coefficient itself, with its sign."""
+        return self.companding != "sign_log"
+
+    def feature_shape(self, samples):
+        return (self.frame_length // 2, dsp.mdct_frame_count(samples, self.frame_length), 1 if self.signed else 2)
+
+    def samples_of(self, frames):
+        # One frame begins before the first sample, so a single one spans none; one sample needs two.
+        return (frames - 1) * (self.frame_length // 2)
+
+    def analyse(self, waveform, floor_db):
+        """(batch, samples) -> (level in dB, sign) [shape=(batch, bins, frames, 2)]."""
+        sign, level = dsp.sign_log(self._coefficients(waveform), floor_db)
+        return tf.concat([level, sign], axis=-1)
+
+    def synthesise(self, db, length=None):
+        level, sign = split_level(db)
+        return self._waveform(dsp.sign_log_expand(sign, level), length)
+
+    def call(self, waveform):
+        if not self.signed:
+            return super().call(waveform)
+        return self._compand(self._coefficients(check_waveform(waveform)))
+
+    def inverse(self, features, length=None, statistics=None):
+        if not self.signed:
+            return super().inverse(features, length, statistics)
+        return self._waveform(self._expand(tf.cast(features, tf.float32), statistics), length)
+
+    def from_db(self, db):
+        """(level, sign) -> features."""
+        if not self.signed:
+            return super().from_db(db)
+        level, sign = split_level(tf.cast(db, tf.float32))
+        return self._compand(dsp.sign_log_expand(sign, level))
+
+    def to_db(self, features, statistics=None):
+        """Features -> (level, sign); what is below ``min_db`` reads that level with sign 0."""
+        if not self.signed:
+            return super().to_db(features, statistics)
+        sign, level = dsp.sign_log(self._expand(tf.cast(features, tf.float32), statistics), self.min_db)
+        return tf.concat([level, sign], axis=-1)
+
+    @property
+    def db_per_unit(self):
+        """Of a signed companding the slope, nearly constant for asinh and mu-law, at half of a coefficient's range."""
+        if not self.signed:
+            return super().db_per_unit
+        step = np.float32([0.5, 0.51])
+        levels = 20.0 * np.log10(np.asarray(self._raw_expand(tf.constant(step * self._top()))))
+        slope = float((levels[1] - levels[0]) / 0.01)
+        if self.normalisation == "per_bin":
+            self._require_built()
+            return [slope * float(value) / self._top() for value in np.asarray(self.bin_std)]
+        return slope
+
+    def adapt(self, dataset):
+        super().adapt(dataset)
+        if self.signed and self.normalisation == "per_bin":
+            # About 0, so that a sign stays a sign.
+            self.bin_std.assign(tf.sqrt(tf.square(self.bin_std) + tf.square(self.bin_mean)))
+            self.bin_mean.assign(tf.zeros_like(self.bin_mean))
+
+    def _adapted(self, waveform):
+        if not self.signed:
+            return super()._adapted(waveform)
+        return self._raw_compand(self._coefficients(check_waveform(waveform)))
+
+    def _coefficients(self, waveform):
+        """(batch, samples) -> coefficients relative to full scale (batch, bins, frames, 1)."""
+        coefficients = dsp.mdct(waveform, self.frame_length, self.window) / self._full_scale
+        return tf.transpose(coefficients, [0, 2, 1])[..., None]
+
+    def _waveform(self, coefficients, length):
+        coefficients = tf.transpose(coefficients[..., 0], [0, 2, 1]) * self._full_scale
+        return dsp.imdct(coefficients, self.frame_length, self.window, length)
+
+    def _raw_compand(self, coefficients):
+        if self.companding == "asinh":
+            return dsp.asinh_compress(coefficients, self.scale)
+        return dsp.mu_law_compress(coefficients, self.mu) if self.companding == "mu_law" else coefficients
+
+    def _raw_expand(self, values):
+        if self.companding == "asinh":
+            return dsp.asinh_expand(values, self.scale)
+        return dsp.mu_law_expand(values, self.mu) if self.companding == "mu_law" else values
+
+    def _top(self) -> float:
+        """The companded coefficient of ``max_db``."""
+        return float(self._raw_compand(tf.constant(10.0 ** (self.max_db / 20.0))))
+
+    def _compand(self, coefficients):
+        values = self._raw_compand(coefficients)
+        if self.normalisation == "per_bin":
+            self._require_built()
+            return values / self._column(self.bin_std)
+        if self.normalisation == "per_example":
+            return tf.math.divide_no_nan(values, tf.reduce_max(tf.abs(values), axis=(1, 2, 3), keepdims=True))
+        return values / self._top()
+
+    def _expand(self, features, statistics):
+        if self.normalisation == "per_bin":
+            self._require_built()
+            return self._raw_expand(features * self._column(self.bin_std))
+        if self.normalisation == "per_example" and statistics is not None:
+            _, high = self._low_high(tf.cast(statistics, tf.float32))
+            return self._raw_expand(features * self._raw_compand(10.0 ** (high / 20.0)))
+        return self._raw_expand(features * self._top())
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "frame_length": self.frame_length,
+            "window": self.window,
+            "companding": self.companding,
+            "scale": self.scale,
+            "mu": self.mu,
+        }
