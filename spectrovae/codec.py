@@ -377,7 +377,8 @@ def read_description(path: str | os.PathLike) -> dict:
             f"{FORMAT_VERSION}; upgrade spectrovae"
         )
     if lacking:
-        raise InputError(f"{file} is damaged (it lacks {', '.join(sorted(lacking))}); restore it from a copy or fit again")
+        missing = ", ".join(sorted(lacking))
+        raise InputError(f"{file} is damaged (it lacks {missing}); restore it from a copy or fit again")
     return description
 
 
@@ -412,7 +413,7 @@ def _whole_file(path: Path, name: str) -> Path:
     if not file.is_file():
         raise InputError(f"{path} lacks {name}; restore it from a copy or fit again")
     if files.sha256(file) != expected:
-        raise InputError(f"{file} is damaged: its hash is not the one in codec.json; restore it from a copy or fit again")
+        raise InputError(f"{file} is damaged: its hash is not codec.json's; restore it from a copy or fit again")
     return file
 
 

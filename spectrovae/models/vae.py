@@ -66,7 +66,7 @@ def build_decoder(feature_shape, widths, strides, latent_dim: int) -> keras.Mode
 
 def posterior_of(encoder: keras.Model) -> keras.Model:
     """Features -> (mean, log-variance) of the posterior, from an encoder as saved and loaded on its own."""
-    return keras.Model(encoder.inputs, encoder.get_layer("posterior").output, name="posterior")
+    return keras.Model(encoder.input, encoder.get_layer("posterior").output, name="posterior")
 
 
 @keras.saving.register_keras_serializable("spectrovae")

@@ -31,7 +31,7 @@ def export(
 ) -> Path:
     """Write a codec to ``folder/name/version`` as a SavedModel that needs nothing but TensorFlow.
 
-    Its signatures take and return named float32 tensors, any batch, any length of one sample or more:
+    Its signatures take and return named float32 tensors, any batch of one or more, any length of one sample or more:
 
     - ``serving_default``: ``waveform`` (batch, samples) -> ``waveform`` (batch, samples).
     - ``encode``: ``waveform`` -> ``latent`` (batch, segments, ...); ``latent_0``, ``latent_1``, ... where the encoder
