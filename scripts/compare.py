@@ -1,6 +1,6 @@
 """Compare models with each other and with baselines: what `spectrovae compare` does, in Python.
 
-    python scripts/compare.py recordings reports/compare saved_models/my-vae saved_models/my-unet
+python scripts/compare.py recordings reports/compare saved_models/my-vae saved_models/my-unet
 """
 
 import argparse
@@ -14,8 +14,6 @@ parser.add_argument("bundles", nargs="+")
 options = parser.parse_args()
 
 codecs = [sv.Codec.load(bundle) for bundle in options.bundles]
-recordings = sv.data.Recordings.open(
-    options.data, sample_rate=codecs[0].sample_rate, samples=codecs[0].segment_samples
-)
+recordings = sv.data.Recordings.open(options.data, sample_rate=codecs[0].sample_rate, samples=codecs[0].segment_samples)
 result = sv.evaluation.compare(codecs, recordings, options.out)
 print(sv.evaluation.format_comparison(result))

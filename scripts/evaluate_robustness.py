@@ -1,6 +1,6 @@
 """Perturb spectrograms in dB and measure the models: what `spectrovae robustness` does, in Python.
 
-    python scripts/evaluate_robustness.py recordings reports/robustness saved_models/my-vae saved_models/my-unet
+python scripts/evaluate_robustness.py recordings reports/robustness saved_models/my-vae saved_models/my-unet
 """
 
 import argparse
@@ -14,8 +14,6 @@ parser.add_argument("bundles", nargs="+")
 options = parser.parse_args()
 
 codecs = [sv.Codec.load(bundle) for bundle in options.bundles]
-recordings = sv.data.Recordings.open(
-    options.data, sample_rate=codecs[0].sample_rate, samples=codecs[0].segment_samples
-)
+recordings = sv.data.Recordings.open(options.data, sample_rate=codecs[0].sample_rate, samples=codecs[0].segment_samples)
 result = sv.evaluation.robustness(codecs, recordings, options.out)
 print(sv.evaluation.format_robustness(result))

@@ -1,6 +1,6 @@
 """Export a model for TensorFlow Serving and call it as a server would: what `spectrovae export` does, in Python.
 
-    python scripts/export.py saved_models/my-vae served
+python scripts/export.py saved_models/my-vae served
 """
 
 import argparse

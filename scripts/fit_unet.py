@@ -1,6 +1,6 @@
 """Fit the U-Net baseline on a folder of recordings, step by step: what `spectrovae fit unet` does, in Python.
 
-    python scripts/fit_unet.py recordings saved_models/my-unet
+python scripts/fit_unet.py recordings saved_models/my-unet
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Fit a VAE on a folder of recordings, step by step: what `spectrovae fit vae` does, in Python, to be changed.
 
-    python scripts/fit_vae.py recordings saved_models/my-vae
-    python scripts/fit_vae.py toy:harmonic saved_models/toy-vae --epochs 5
+python scripts/fit_vae.py recordings saved_models/my-vae
+python scripts/fit_vae.py toy:harmonic saved_models/toy-vae --epochs 5
 """
 
 import argparse

@@ -51,9 +51,7 @@ def info(path: str | os.PathLike) -> Info:
         return _info(file)
 
 
-def read(
-    path: str | os.PathLike, sample_rate: int | None = None, mono: bool = True
-) -> tuple[np.ndarray, int]:
+def read(path: str | os.PathLike, sample_rate: int | None = None, mono: bool = True) -> tuple[np.ndarray, int]:
     """Read a whole file.
 
     Args:
@@ -223,9 +221,7 @@ def example_length(sample_rate: int, samples: int | None = None, duration: float
     if samples is None:
         samples = 63 * max(1, round(128 * 2.0 ** round(math.log2(sample_rate / 8000))))
     if samples < 1:
-        raise InputError(
-            f"an example must have at least one sample, received {samples} (duration {duration} s)"
-        )
+        raise InputError(f"an example must have at least one sample, received {samples} (duration {duration} s)")
     return samples
 
 

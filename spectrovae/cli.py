@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import spectrovae
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, ParityError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,9 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result, text = options.run(options)
-    except InputError as error:
+    except (InputError, ParityError) as error:
         print(f"spectrovae: error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print("spectrovae: interrupted", file=sys.stderr)
         return 130
@@ -198,7 +198,9 @@ def export(options) -> tuple[dict, str]:
     result = serving.export(
         options.bundle, options.folder, name=options.name, version=options.version, force=options.force
     )
-    return {"path": str(result)}, str(result)
+    parity = serving.read_export(result)["parity"]
+    text = ", ".join(f"{name} {figures['db']:.0f} dB" for name, figures in parity.items())
+    return {"path": str(result), "parity": parity}, f"{result}\nlargest difference from the Keras model: {text}"
 
 
 def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tuple[dict, str]:

@@ -1,9 +1,9 @@
 """A representation, an encoder and a decoder bound into one object, and the bundle that keeps them on disk.
 
-    saved_models/fsdd-vae/
-      codec.json                                          format version, family, shapes, versions, file hashes, metrics
-      representation.keras  encoder.keras  decoder.keras  each usable on its own
-      golden.npz                                          test signals with the latents and features they gave
+saved_models/fsdd-vae/
+  codec.json                                          format version, family, shapes, versions, file hashes, metrics
+  representation.keras  encoder.keras  decoder.keras  each usable on its own
+  golden.npz                                          test signals with the latents and features they gave
 """
 
 import json
@@ -174,7 +174,7 @@ class Codec:
         return np.asarray(self._features_function(tf.cast(features, tf.float32)))
 
     def kl_divergence(self, features) -> np.ndarray | None:
-        """KL(posterior || N(0, I)) of each example in nats [shape=(batch,)]; None where the encoder has no posterior."""
+        """KL(posterior || N(0, I)) of each example in nats [shape=(batch,)]; None if the encoder has no posterior."""
         if not any(layer.name == "posterior" for layer in self.encoder.layers):
             return None
         mean, log_variance = posterior_of(self.encoder)(tf.cast(features, tf.float32))
@@ -202,8 +202,8 @@ class Codec:
         """
         if self.prior != "standard_normal":
             raise InputError(
-                f"{self.name} ({self.family}) cannot generate: its decoder needs what the encoder found in a real sound, "
-                "and no prior over that exists; use a vae"
+                f"{self.name} ({self.family}) cannot generate: its decoder needs what the encoder found in a real "
+                "sound, and no prior over that exists; use a vae"
             )
         noise = np.random.default_rng(seed).standard_normal((count, segments, *self.latent_shapes[0]))
         return self.decode(np.float32(temperature * noise))
@@ -269,7 +269,9 @@ class Codec:
             os.rename(stage, path / ".saved")
             _finish_saving(path)
         except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}; choose a folder you can write to") from error
+            raise InputError(
+                f"cannot write {path}: {error.strerror or error}; choose a folder you can write to"
+            ) from error
 
     def description(self) -> dict:
         """What ``codec.json`` says, without the file hashes."""
@@ -283,7 +285,11 @@ class Codec:
             "latent_shapes": [list(shape) for shape in self.latent_shapes],
             "parameters": {"encoder": self.encoder.count_params(), "decoder": self.decoder.count_params()},
             "representation": {"class": type(self.representation).__name__}
-            | {key: value for key, value in self.representation.get_config().items() if key not in ("dtype", "trainable")},
+            | {
+                key: value
+                for key, value in self.representation.get_config().items()
+                if key not in ("dtype", "trainable")
+            },
             "versions": {
                 "spectrovae": spectrovae.__version__,
                 "keras": keras.__version__,
@@ -347,8 +353,8 @@ class Codec:
         worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
         if not differences[worst] <= tolerance:
             raise InputError(
-                f"{path} does not give what it gave when saved: {worst} differs by {differences[worst]:.2g} of its range "
-                f"(allowed {tolerance:g}); check the library versions in codec.json or fit again"
+                f"{path} does not give what it gave when saved: {worst} differs by {differences[worst]:.2g} of its "
+                f"range (allowed {tolerance:g}); check the library versions in codec.json or fit again"
             )
         return differences
 
@@ -428,4 +434,3 @@ def _finish_saving(path: Path) -> None:
         for file in sorted(staged.iterdir()):
             os.replace(file, path / file.name)
         staged.rmdir()
-

@@ -119,9 +119,7 @@ def curves_figure(
         models += not curve.reference
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
         marker = "o" if len(curve.x) == 1 else None
-        axes.plot(
-            curve.x, curve.y, color=colour, linestyle=style, linewidth=width, marker=marker, label=curve.name
-        )
+        axes.plot(curve.x, curve.y, color=colour, linestyle=style, linewidth=width, marker=marker, label=curve.name)
     if marked is not None:
         axes.axvline(marked, color=ink, linewidth=0.8, alpha=0.6, zorder=0)
     axes.set_xlabel(xlabel)
@@ -156,9 +154,7 @@ def plot_loss_curves(history: Mapping[str, Sequence[float]], path: str | os.Path
     names = [name for name in history if not name.startswith("val_")]
     names.sort(key=lambda name: name != "loss")
     if not names or not any(len(history[name]) for name in names):
-        raise InputError(
-            "the history holds no epoch: pass the values by name, for instance {'loss': [3.1, 2.7]}"
-        )
+        raise InputError("the history holds no epoch: pass the values by name, for instance {'loss': [3.1, 2.7]}")
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.0 * rows), layout="constrained", facecolor="white")

@@ -58,9 +58,7 @@ def speech(fsdd_folder) -> np.ndarray:
     speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
     clips = np.zeros((12, 8064), np.float32)
     for row in range(12):
-        clip, rate = soundfile.read(
-            fsdd_folder / f"{row % 10}_{speakers[row % 6]}_{row}.wav", dtype="float32"
-        )
+        clip, rate = soundfile.read(fsdd_folder / f"{row % 10}_{speakers[row % 6]}_{row}.wav", dtype="float32")
         assert rate == 8000
         clips[row, : len(clip)] = clip[:8064]
     return clips

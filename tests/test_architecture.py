@@ -88,9 +88,7 @@ def test_no_family_imports_another(path):
     if path.stem in ("__init__", "base"):
         return
     siblings = {name for name in imported_by(path) if name.startswith("spectrovae.models")}
-    assert siblings <= shared, (
-        f"{path} imports {siblings - shared}; what families share sinks to layers or losses"
-    )
+    assert siblings <= shared, f"{path} imports {siblings - shared}; what families share sinks to layers or losses"
 
 
 @pytest.mark.parametrize("path", KERAS_OPS_ALONE, ids=module_name)
@@ -98,9 +96,7 @@ def test_models_layers_and_losses_know_no_tensorflow(path):
     roots = {name.split(".")[0] for name in imported_by(path)}
     assert not roots & {"tensorflow", "tensorflow_io", "jax", "torch"}
     with_tensorflow = {"dsp", "data", "representations", "codec"}
-    assert (
-        not {part_of(name) for name in imported_by(path) if name.startswith("spectrovae.")} & with_tensorflow
-    )
+    assert not {part_of(name) for name in imported_by(path) if name.startswith("spectrovae.")} & with_tensorflow
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
@@ -117,8 +113,7 @@ def test_nothing_unpickles(path):
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         for word in node.keywords
-        if word.arg == "allow_pickle"
-        and not (isinstance(word.value, ast.Constant) and word.value.value is False)
+        if word.arg == "allow_pickle" and not (isinstance(word.value, ast.Constant) and word.value.value is False)
     ]
     assert not allowed
 

@@ -137,9 +137,7 @@ def test_no_seams(identity, samples):
     waveform = noise(2, samples)
     representation = identity.representation
     padded = np.pad(waveform, ((0, 0), (0, 256 - samples % 256)))  # the silence that fills the last segment
-    expected = representation.inverse(
-        representation(padded)[:, :, : -(-(1 + samples // 16) // 16) * 16], samples
-    )
+    expected = representation.inverse(representation(padded)[:, :, : -(-(1 + samples // 16) // 16) * 16], samples)
     np.testing.assert_allclose(identity.reconstruct(waveform), expected, atol=1e-4)
 
 
@@ -389,9 +387,7 @@ def test_what_is_no_bundle_is_refused(tmp_path):
     for name in ("missing", "file", "folder"):
         refused(Codec.load, tmp_path / name, match="no model bundle at .*: expected a folder with codec.json")
     refused(Codec.load, tmp_path / "started", match="has not finished an epoch")
-    refused(
-        load_part, tmp_path / "folder", "window", match="part must be one of representation, encoder, decoder"
-    )
+    refused(load_part, tmp_path / "folder", "window", match="part must be one of representation, encoder, decoder")
 
 
 def test_what_cannot_be_written_is_refused(vae, tmp_path):

@@ -60,9 +60,7 @@ def test_figures_of_known_models(made, recordings):
     # half of a feature is 40 dB lower at the top of the 80 dB range, and 0 dB at the floor
     assert half["rmse_db"] == pytest.approx(80 * np.sqrt(np.mean((features / 2) ** 2)), rel=1e-5)
     assert half["rmse_db_low"] < half["rmse_db"] < half["rmse_db_high"]
-    assert half["lsd_db"] == pytest.approx(
-        80 * np.sqrt(np.mean((features / 2) ** 2, axis=1)).mean(), rel=1e-5
-    )
+    assert half["lsd_db"] == pytest.approx(80 * np.sqrt(np.mean((features / 2) ** 2, axis=1)).mean(), rel=1e-5)
     assert half["rmse_active_db"] >= half["rmse_db"]
     assert row(result, "copy")["rmse_db"] == pytest.approx(0, abs=1e-4)
     assert (half["training_seconds"], half["kl_nats"]) == (61.0, None)
@@ -101,9 +99,7 @@ def test_ceiling_is_the_sound_of_the_identity(made, recordings):
     representation = codec().representation
     waveforms = np.concatenate(list(recordings.waveforms("test")))
     again = representation.inverse(representation(waveforms), SAMPLES)
-    before, after = (
-        10 ** (np.asarray(representation.decibels(w), np.float64) / 20) for w in (waveforms, again)
-    )
+    before, after = (10 ** (np.asarray(representation.decibels(w), np.float64) / 20) for w in (waveforms, again))
     norms = np.sqrt(((after - before) ** 2).sum(axis=(1, 2, 3)) / (before**2).sum(axis=(1, 2, 3)))
     assert ceiling["convergence_db"] == pytest.approx(np.mean(20 * np.log10(norms)), abs=0.3)
     assert ceiling["convergence_db"] < -5

@@ -77,9 +77,7 @@ def test_istft_inverts_stft(n_fft, hop_length, samples):
     assert rebuilt.shape == waveform.shape
     # Past the last frame's centre the window may fade to nothing: what it does not reach cannot come back.
     frames = frame_count(samples, hop_length)
-    reach = librosa.filters.window_sumsquare(
-        window="hann", n_frames=frames, n_fft=n_fft, hop_length=hop_length
-    )
+    reach = librosa.filters.window_sumsquare(window="hann", n_frames=frames, n_fft=n_fft, hop_length=hop_length)
     reach = np.pad(reach, (0, samples))[n_fft // 2 :][:samples]
     np.testing.assert_allclose(rebuilt[:, reach > 1e-3], waveform[:, reach > 1e-3], atol=1e-4)
 

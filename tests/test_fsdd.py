@@ -17,9 +17,7 @@ from spectrovae.errors import InputError
 @pytest.fixture
 def contents(monkeypatch):
     """A data set of one speaker, with text for sound, and the module told to expect it."""
-    files = {
-        f"{digit}_theo_{take}.wav": f"{digit}/{take}".encode() for digit in range(10) for take in range(50)
-    }
+    files = {f"{digit}_theo_{take}.wav": f"{digit}/{take}".encode() for digit in range(10) for take in range(50)}
     monkeypatch.setattr(fsdd, "SPEAKERS", ("theo",))
     lines = [f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in sorted(files)]
     monkeypatch.setattr(fsdd, "CONTENT_SHA256", hashlib.sha256("".join(lines).encode()).hexdigest())

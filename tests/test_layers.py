@@ -18,9 +18,7 @@ def noise(*shape, seed=0):
 
 
 def test_gaussian_parameters_split_and_bound():
-    inputs = np.concatenate([noise(5, 3), np.linspace(-1e4, 1e4, 15).reshape(5, 3)], axis=-1).astype(
-        np.float32
-    )
+    inputs = np.concatenate([noise(5, 3), np.linspace(-1e4, 1e4, 15).reshape(5, 3)], axis=-1).astype(np.float32)
     mean, log_variance = (np.asarray(x) for x in GaussianParameters()(inputs))
     np.testing.assert_array_equal(mean, inputs[:, :3])
     assert log_variance.min() >= -12.0

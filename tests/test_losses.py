@@ -47,9 +47,7 @@ def test_errors_of_each_example():
     target, prediction = noise(3, 4, 5, 2), noise(3, 4, 5, 2, seed=1)
     expected = [np.mean((t - p) ** 2) for t, p in zip(target.astype(float), prediction.astype(float))]
     assert losses.mean_squared_error(target, prediction).numpy() == pytest.approx(expected, rel=1e-5)
-    assert losses.root_mean_squared_error(target, prediction).numpy() == pytest.approx(
-        np.sqrt(expected), rel=1e-5
-    )
+    assert losses.root_mean_squared_error(target, prediction).numpy() == pytest.approx(np.sqrt(expected), rel=1e-5)
 
 
 def test_errors_are_summed_in_float32():
@@ -86,9 +84,7 @@ def test_optimal_sigma_is_the_rmse_and_minimises_the_likelihood(rmse):
 
 def test_sigma_is_bounded_below():
     assert float(losses.optimal_log_sigma(np.zeros(3, np.float32))) == pytest.approx(-6.0, abs=1e-3)
-    assert float(losses.optimal_log_sigma(np.zeros(3, np.float32), floor=-2.0)) == pytest.approx(
-        -2.0, abs=1e-3
-    )
+    assert float(losses.optimal_log_sigma(np.zeros(3, np.float32), floor=-2.0)) == pytest.approx(-2.0, abs=1e-3)
 
 
 def test_gradients_are_finite_at_zero_error():

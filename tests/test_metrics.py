@@ -89,18 +89,14 @@ def test_spectral_convergence_closed_forms():
     reference = np.random.default_rng(1).uniform(-60, 0, (3, 4, 5, 1))
     half = reference + 20 * np.log10(0.5)
     np.testing.assert_allclose(metrics.spectral_convergence(reference, half), 20 * np.log10(0.5))
-    np.testing.assert_allclose(
-        metrics.spectral_convergence(reference, np.full_like(reference, -400.0)), 0, atol=1e-9
-    )
+    np.testing.assert_allclose(metrics.spectral_convergence(reference, np.full_like(reference, -400.0)), 0, atol=1e-9)
     assert np.all(metrics.spectral_convergence(reference, reference) == metrics.CONVERGENCE_FLOOR_DB)
 
 
 def test_interval_of_a_mean_agrees_with_scipy():
     values = np.random.default_rng(2).gamma(2.0, 1.5, 80)
     found = metrics.mean(values, seed=3)
-    expected = scipy.stats.bootstrap(
-        (values,), np.mean, n_resamples=10_000, method="percentile", random_state=4
-    )
+    expected = scipy.stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", random_state=4)
     assert found.value == pytest.approx(values.mean())
     np.testing.assert_allclose(found[1:], expected.confidence_interval, rtol=0.02)
 

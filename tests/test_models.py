@@ -57,9 +57,7 @@ def test_decoder_takes_what_the_encoder_returns(family, shape):
     np.testing.assert_array_equal(model.reconstruct(features), decoded)
     np.testing.assert_allclose(model(features)["features"], decoded, atol=1e-6)
     assert [tuple(x.shape[1:]) for x in model.encoder.outputs] == [x.shape[1:] for x in arrays(latent)]
-    assert len(model.encoder.trainable_weights + model.decoder.trainable_weights) == len(
-        model.trainable_weights
-    )
+    assert len(model.encoder.trainable_weights + model.decoder.trainable_weights) == len(model.trainable_weights)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,9 +79,7 @@ def test_from_config(family):
     assert twin.get_config() == config
     assert [w.shape for w in twin.weights] == [w.shape for w in model.weights]
     twin.set_weights(model.get_weights())
-    np.testing.assert_array_equal(
-        twin.reconstruct(noise(2, 64, 16, 1)), model.reconstruct(noise(2, 64, 16, 1))
-    )
+    np.testing.assert_array_equal(twin.reconstruct(noise(2, 64, 16, 1)), model.reconstruct(noise(2, 64, 16, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +142,7 @@ def test_fit_lowers_the_loss_on_speech(family, speech_features):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "db_per_unit", [80.0, np.linspace(1.0, 30.0, 64).tolist()], ids=["number", "per bin"]
-)
+@pytest.mark.parametrize("db_per_unit", [80.0, np.linspace(1.0, 30.0, 64).tolist()], ids=["number", "per bin"])
 def test_rmse_db_is_in_db(family, db_per_unit, speech_features):
     model = make(family, db_per_unit=db_per_unit)
     model.compile()

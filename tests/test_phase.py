@@ -43,9 +43,7 @@ def test_momentum_and_iterations_help(speech):
     magnitude = magnitude_of(speech)
 
     def reached(**options):
-        return convergence(
-            magnitude, griffin_lim(tf.constant(magnitude), N_FFT, HOP, length=8064, **options).numpy()
-        )
+        return convergence(magnitude, griffin_lim(tf.constant(magnitude), N_FFT, HOP, length=8064, **options).numpy())
 
     assert reached(momentum=0.99) < reached(momentum=0.0) - 3.0
     assert reached(iterations=32) < reached(iterations=4) - 3.0 < reached(iterations=0) - 6.0
@@ -53,9 +51,7 @@ def test_momentum_and_iterations_help(speech):
 
 def test_seed_decides_the_result(speech):
     magnitude = tf.constant(magnitude_of(speech[:1]))
-    first, again, other = (
-        griffin_lim(magnitude, N_FFT, HOP, iterations=4, seed=seed).numpy() for seed in (3, 3, 4)
-    )
+    first, again, other = (griffin_lim(magnitude, N_FFT, HOP, iterations=4, seed=seed).numpy() for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert np.max(np.abs(first - other)) > 1e-3
 
@@ -64,9 +60,7 @@ def test_a_row_does_not_depend_on_its_place_or_its_batch(speech):
     magnitude = tf.constant(magnitude_of(speech[:5]))
     together = griffin_lim(magnitude, N_FFT, HOP, iterations=8).numpy()
     turned = griffin_lim(magnitude[::-1], N_FFT, HOP, iterations=8).numpy()[::-1]
-    alone = np.concatenate(
-        [griffin_lim(magnitude[i : i + 1], N_FFT, HOP, iterations=8).numpy() for i in range(5)]
-    )
+    alone = np.concatenate([griffin_lim(magnitude[i : i + 1], N_FFT, HOP, iterations=8).numpy() for i in range(5)])
     np.testing.assert_allclose(turned, together, atol=1e-4)
     np.testing.assert_allclose(alone, together, atol=1e-4)
 
@@ -88,18 +82,14 @@ def test_any_length(samples, hop_length):
 
 
 def test_one_sample_and_silence():
-    one_frame = griffin_lim(
-        tf.constant(magnitude_of(np.ones((1, 300)), 64, 16)[:, :1]), 64, 16, length=1
-    ).numpy()
+    one_frame = griffin_lim(tf.constant(magnitude_of(np.ones((1, 300)), 64, 16)[:, :1]), 64, 16, length=1).numpy()
     assert one_frame.shape == (1, 1)
     assert np.isfinite(one_frame).all()
     assert not np.any(griffin_lim(tf.zeros([2, 20, 33]), 64, 16).numpy())
 
 
 def test_in_a_graph_of_unknown_shape(speech):
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, None, N_FFT // 2 + 1], tf.float32), tf.TensorSpec([], tf.int32)]
-    )
+    @tf.function(input_signature=[tf.TensorSpec([None, None, N_FFT // 2 + 1], tf.float32), tf.TensorSpec([], tf.int32)])
     def graph(magnitude, length):
         return griffin_lim(magnitude, N_FFT, HOP, iterations=4, length=length)
 

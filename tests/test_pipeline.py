@@ -293,11 +293,7 @@ def test_an_empty_split_is_an_error_when_asked_for(tmp_path):
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", noise(ord(name), 100), 8000)
     recordings = Recordings.open(tmp_path, samples=100)
-    assert (
-        stack(recordings.waveforms("train")).shape
-        == stack(recordings.waveforms("validation")).shape
-        == (1, 100)
-    )
+    assert stack(recordings.waveforms("train")).shape == stack(recordings.waveforms("validation")).shape == (1, 100)
     with pytest.raises(InputError, match=r"the test split is empty \(2 recordings"):
         recordings.waveforms("test")
 
@@ -327,17 +323,13 @@ def test_real_speech():
     waveforms = stack(recordings.waveforms("test", 64))
     assert waveforms.shape == (300, 8064)
     for row in range(0, 300, 30):
-        np.testing.assert_array_equal(
-            waveforms[row], expected(folder, recordings.examples("test")[row], 8064)
-        )
+        np.testing.assert_array_equal(waveforms[row], expected(folder, recordings.examples("test")[row], 8064))
 
 
 @pytest.mark.data
 def test_real_music_is_cut_into_pieces():
     if "SPECTROVAE_DATA" not in os.environ:
         pytest.skip("SPECTROVAE_DATA does not name the recordings")
-    recordings = Recordings.open(
-        Path(os.environ["SPECTROVAE_DATA"]) / "music", duration=2.0, sample_rate=22050
-    )
+    recordings = Recordings.open(Path(os.environ["SPECTROVAE_DATA"]) / "music", duration=2.0, sample_rate=22050)
     assert all(recordings.examples(split) for split in SPLITS)
     assert np.isfinite(stack(recordings.waveforms("validation"))).all()

@@ -65,9 +65,7 @@ def test_levels_match_without_clipping():
     random = np.random.default_rng(0)
     spiky = np.zeros(1000)
     spiky[10] = 1.0
-    matched = match_levels(
-        [0.3 * random.normal(size=1000), 0.01 * random.normal(size=1000), spiky, np.zeros(1000)]
-    )
+    matched = match_levels([0.3 * random.normal(size=1000), 0.01 * random.normal(size=1000), spiky, np.zeros(1000)])
     rms = [np.sqrt(np.mean(np.square(w, dtype=np.float64))) for w in matched]
     np.testing.assert_allclose(rms[:3], rms[0], rtol=1e-5)
     assert rms[3] == 0
@@ -123,9 +121,7 @@ def test_loss_curves_are_written_whole(tmp_path):
     image = Image.open(tmp_path / "loss.png").convert("RGB")
     colours = {colour for _, colour in image.getcolors(1 << 20)}
     assert image.width > 600
-    assert any(
-        abs(r - 0x2F) + abs(g - 0x74) + abs(b - 0xC0) < 24 for r, g, b in colours
-    )  # the training curve
+    assert any(abs(r - 0x2F) + abs(g - 0x74) + abs(b - 0xC0) < 24 for r, g, b in colours)  # the training curve
     assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
     with pytest.raises(InputError, match="no epoch"):
         plots.plot_loss_curves({"loss": []}, tmp_path / "empty.png")

@@ -31,9 +31,7 @@ def librosa_db(waveform, n_fft, hop_length):
     """Level in dB under a full-scale sine, floored at -80, in double precision: (batch, bins, frames, 1)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # short signals
-        spectrum = librosa.stft(
-            waveform.astype(float), n_fft=n_fft, hop_length=hop_length, pad_mode="constant"
-        )
+        spectrum = librosa.stft(waveform.astype(float), n_fft=n_fft, hop_length=hop_length, pad_mode="constant")
     full_scale = librosa.filters.get_window("hann", n_fft).sum() / 2.0
     db = librosa.amplitude_to_db(np.abs(spectrum), ref=full_scale, amin=1e-4 * full_scale, top_db=None)
     return db[:, :-1, :, None]
@@ -140,9 +138,7 @@ def test_per_example_spans_0_1_and_ignores_the_others(speech):
     features = representation(speech).numpy()
     assert features.min(axis=(1, 2, 3)) == pytest.approx(np.zeros(12))
     assert features.max(axis=(1, 2, 3)) == pytest.approx(np.ones(12))
-    scaler = sklearn.preprocessing.MinMaxScaler().fit(
-        representation.decibels(speech[:1]).numpy().reshape(-1, 1)
-    )
+    scaler = sklearn.preprocessing.MinMaxScaler().fit(representation.decibels(speech[:1]).numpy().reshape(-1, 1))
     expected = scaler.transform(representation.decibels(speech[:1]).numpy().reshape(-1, 1)).reshape(64, -1)
     np.testing.assert_allclose(features[0, ..., 0], expected, atol=1e-5)
 
@@ -181,16 +177,12 @@ def test_peak_db(speech):
 def test_inverse_keeps_level_and_spectrum(speech, normalisation):
     representation = LogSTFT(8000, n_fft=512, hop_length=128, normalisation=normalisation)
     representation.adapt([speech])
-    statistics = (
-        representation.statistics(representation.decibels(speech)) if normalisation == "per_example" else None
-    )
+    statistics = representation.statistics(representation.decibels(speech)) if normalisation == "per_example" else None
     found = representation.inverse(representation(speech), 8064, statistics).numpy()
     assert found.shape == speech.shape
     rms = [np.sqrt(np.mean(np.square(x), axis=1)) for x in (speech, found)]
     assert 20.0 * np.log10(rms[1] / rms[0]) == pytest.approx(np.zeros(12), abs=1.0)
-    wanted, rebuilt = (
-        np.abs(librosa.stft(x, n_fft=512, hop_length=128, pad_mode="constant")) for x in (speech, found)
-    )
+    wanted, rebuilt = (np.abs(librosa.stft(x, n_fft=512, hop_length=128, pad_mode="constant")) for x in (speech, found))
     assert np.mean([convergence(w, r) for w, r in zip(wanted, rebuilt)]) < -20.0
 
 
@@ -342,9 +334,7 @@ def test_any_precision_policy_computes_in_float32(representation, waveform, feat
 def test_graph_and_saved_model(representation, waveform, features, tmp_path):
     module = tf.Module()
     module.layer = representation
-    module.analyse = tf.function(
-        representation.call, input_signature=[tf.TensorSpec([None, None], tf.float32)]
-    )
+    module.analyse = tf.function(representation.call, input_signature=[tf.TensorSpec([None, None], tf.float32)])
     module.synthesise = tf.function(
         representation.inverse,
         input_signature=[tf.TensorSpec([None, *features.shape[1:2], None, features.shape[3]], tf.float32)],

@@ -27,13 +27,9 @@ def codec():
     inputs, latent = keras.Input(shape), keras.Input((3,))
     pooled = keras.layers.Flatten()(keras.layers.AveragePooling2D(shape[:2])(inputs))
     encoder = keras.Model(inputs, keras.layers.Concatenate()([pooled, pooled, pooled]))
-    spread = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(1 / 9))(
-        latent
-    )
+    spread = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(1 / 9))(latent)
     flat = keras.layers.RepeatVector(shape[0] * shape[1])(spread)
-    return Codec(
-        representation, encoder, keras.Model(latent, keras.layers.Reshape(shape)(flat)), name="third"
-    )
+    return Codec(representation, encoder, keras.Model(latent, keras.layers.Reshape(shape)(flat)), name="third")
 
 
 def halving():
@@ -41,9 +37,7 @@ def halving():
     shape = representation.feature_shape(SAMPLES)
     inputs, latent = keras.Input(shape), keras.Input(shape)
     encoder = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
-    return Codec(
-        representation, encoder, keras.Model(latent, keras.layers.Rescaling(0.5)(latent)), name="half"
-    )
+    return Codec(representation, encoder, keras.Model(latent, keras.layers.Rescaling(0.5)(latent)), name="half")
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +48,7 @@ def recordings():
 @pytest.fixture(scope="module")
 def made(recordings, tmp_path_factory):
     out = tmp_path_factory.mktemp("robustness") / "out"
-    return robustness(
-        [codec(), halving()], recordings, out, levels=LEVELS, samples=2, seeds=2, **OPTIONS
-    ), out
+    return robustness([codec(), halving()], recordings, out, levels=LEVELS, samples=2, seeds=2, **OPTIONS), out
 
 
 def rows(result, name):

@@ -27,8 +27,7 @@ def test_partials_have_slope_one_over_n_and_fade_in_one_by_one(rate):
         (richness,) = made.factors([index])[0]
         whole = int(richness)
         expected = [
-            gain / n * (1 if n <= whole else richness - whole if n == whole + 1 else 0)
-            for n in range(1, count + 1)
+            gain / n * (1 if n <= whole else richness - whole if n == whole + 1 else 0) for n in range(1, count + 1)
         ]
         amplitudes = partial_amplitudes(made.waveforms([index])[0], rate, count)
         np.testing.assert_allclose(amplitudes, expected, atol=1e-5)

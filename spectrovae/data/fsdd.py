@@ -69,9 +69,7 @@ def download(
     if folder.is_dir() and any(folder.iterdir()):
         if (problem := _problem(folder)) is None:
             return {**result, "already_there": True}
-        raise InputError(
-            f"{folder} exists and is not the complete data set ({problem}); remove it or choose another"
-        )
+        raise InputError(f"{folder} exists and is not the complete data set ({problem}); remove it or choose another")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder")
     try:
@@ -96,9 +94,7 @@ def download(
 
 def recording_names() -> list[str]:
     """The file names of the data set, sorted."""
-    return sorted(
-        f"{digit}_{who}_{take}.wav" for digit in range(10) for who in SPEAKERS for take in range(50)
-    )
+    return sorted(f"{digit}_{who}_{take}.wav" for digit in range(10) for who in SPEAKERS for take in range(50))
 
 
 def content_sha256(recordings: Path) -> str:
@@ -150,9 +146,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
         part.unlink()
         raise InputError(f"{url} is larger than {_ARCHIVE_LIMIT >> 20} MB and cannot be the data set")
     if total and done < total:
-        raise InputError(
-            f"the connection ended after {done} of {total} bytes; run the same again to continue"
-        )
+        raise InputError(f"the connection ended after {done} of {total} bytes; run the same again to continue")
 
 
 def _by_hand(url: str, reason: str) -> str:

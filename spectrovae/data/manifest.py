@@ -131,22 +131,16 @@ class Manifest:
             official = _fsdd_splits(records) if all(map(_is_fsdd, records)) else {}
             return official if official and all(official.values()) else self.splits("hash")
         if rule == "fsdd":
-            _require(
-                records, _is_fsdd, "the fsdd split needs names such as 7_jackson_32.wav", "use split='hash'"
-            )
+            _require(records, _is_fsdd, "the fsdd split needs names such as 7_jackson_32.wav", "use split='hash'")
             return _fsdd_splits(records)
         if rule == "speaker":
             hint = "give a name pattern with a (?P<speaker>...) group, or use split='hash'"
-            _require(
-                records, lambda record: record.speaker is not None, "the speaker split needs speakers", hint
-            )
+            _require(records, lambda record: record.speaker is not None, "the speaker split needs speakers", hint)
             keys = {record.path: f"speaker:{record.speaker}" for record in records}
         else:
             keys = {record.path: str(record.sha256) for record in records}
         chosen = split_by_hash(keys.values())
-        return {
-            split: [record for record in records if chosen[keys[record.path]] == split] for split in SPLITS
-        }
+        return {split: [record for record in records if chosen[keys[record.path]] == split] for split in SPLITS}
 
     def check(self, records: Iterable[Record] | None = None, thorough: bool = False) -> None:
         """See that files are still what was scanned.
@@ -196,17 +190,13 @@ class Manifest:
         """
         path = Path(path)
         try:
-            lines = [
-                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
             header = lines[0]
             if header["format"] != _FORMAT:
                 raise KeyError("format")
             version = header["version"]
             if version > _VERSION:
-                raise InputError(
-                    f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}"
-                )
+                raise InputError(f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}")
             root = Path(os.path.normpath(path.parent / header["root"]))
             records = tuple(Record(**line) for line in lines[1:])
             manifest = cls(root, records, header["pattern"], header["ignored"], header["scanned"])
@@ -217,15 +207,11 @@ class Manifest:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(f"{path} is not a manifest, or is damaged; scan its folder again") from error
         if not root.is_dir():
-            raise InputError(
-                f"{path} describes recordings in {root}, which does not exist; scan their new folder"
-            )
+            raise InputError(f"{path} describes recordings in {root}, which does not exist; scan their new folder")
         return manifest
 
 
-def scan(
-    folder: str | os.PathLike, *, pattern: str | None = None, progress: Progress | None = None
-) -> Manifest:
+def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Progress | None = None) -> Manifest:
     """Look at every audio file under a folder (wav, flac, ogg, mp3; hidden ones are ignored).
 
     A file is accepted when all of it decodes and every sample is a number; silent and clipped ones are
@@ -251,9 +237,7 @@ def scan(
     except re.error as error:
         raise InputError(f"the name pattern {pattern!r} is not a regular expression: {error}") from error
     if not {"label", "speaker", "index"} & set(names.groupindex):
-        raise InputError(
-            f"the name pattern {pattern!r} names no group; use (?P<label>...) or (?P<speaker>...)"
-        )
+        raise InputError(f"the name pattern {pattern!r} names no group; use (?P<label>...) or (?P<speaker>...)")
     paths, ignored = [], 0
     for path in _files(root):
         if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith("."):
@@ -347,9 +331,7 @@ def _examine(path: Path, root: Path, names: re.Pattern) -> Record:
         known.update(dataclasses.asdict(header), duration=header.duration)
         known.update(_measure(path))
     except OSError as error:
-        return Record(
-            **{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}"
-        )
+        return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
     except InputError as error:
         return Record(**known, accepted=False, reason=str(error).removeprefix(f"{path} "))
     if known["nan"]:

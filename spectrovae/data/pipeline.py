@@ -214,8 +214,7 @@ class Recordings:
         count = len(self.examples(split))
         if count == 0:
             raise InputError(
-                f"the {split} split is empty ({self._source.described}); "
-                "add recordings, or choose another split rule"
+                f"the {split} split is empty ({self._source.described}); add recordings, or choose another split rule"
             )
         if ("waveforms", split) not in self._cache:
             self._source.check(split)
@@ -254,9 +253,7 @@ class Recordings:
         return self._keep(key, shape, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
 
 
-def _manifest(
-    source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None
-) -> Manifest:
+def _manifest(source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None) -> Manifest:
     if isinstance(source, Manifest):
         return source
     path = Path(source)

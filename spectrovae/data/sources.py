@@ -175,9 +175,7 @@ class FileSource:
     def _columns(self, records: list[Record]) -> dict[str, np.ndarray]:
         return {
             "path": np.array([str(self.manifest.root / record.path) for record in records]),
-            "kind": np.array(
-                [self._kind[str(record.format), str(record.subtype)] for record in records], np.int32
-            ),
+            "kind": np.array([self._kind[str(record.format), str(record.subtype)] for record in records], np.int32),
             "rate": np.array([record.sample_rate for record in records], np.int32),
             "samples": np.array([record.samples for record in records], np.int32),
         }

@@ -105,16 +105,12 @@ def open_toy(
     """
     name, _, query = source.removeprefix(PREFIX).partition("?")
     if name not in TOYS:
-        raise InputError(
-            f"there is no toy set {name!r}; choose from {', '.join(PREFIX + toy for toy in TOYS)}"
-        )
+        raise InputError(f"there is no toy set {name!r}; choose from {', '.join(PREFIX + toy for toy in TOYS)}")
     known = list(inspect.signature(TOYS[name]).parameters)
     options: dict[str, int] = {}
     for option, value in parse_qsl(query, keep_blank_values=True):
         if option not in known or not value.isdecimal():
-            raise InputError(
-                f"{source}: options are whole numbers for {', '.join(known)}; received {option}={value}"
-            )
+            raise InputError(f"{source}: options are whole numbers for {', '.join(known)}; received {option}={value}")
         options[option] = int(value)
     rate = options["sample_rate"] = sample_rate or options.get("sample_rate", 8000)
     options["samples"] = example_length(rate, samples or options.get("samples"), duration)

@@ -103,9 +103,7 @@ def fit_baselines(
                 kept[place] = clip
             seen += 1
     if not seen:
-        raise InputError(
-            "the baselines need at least one training clip; received none: look at the train split"
-        )
+        raise InputError("the baselines need at least one training clip; received none: look at the train split")
     shape = kept[0].shape
     clips = np.stack([clip.ravel() for clip in kept])
     kept.clear()

@@ -181,9 +181,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     """The first cell to the left, the others to the right; a name that is too long ends in three dots."""
     name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 3] + "..."
-    return " ".join(
-        [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]
-    )
+    return " ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
 
 
 class Measured(NamedTuple):
@@ -209,9 +207,7 @@ def _measure(
             sound = np.asarray(representation.decibels(group.synthesise(output, waveforms.shape[1])))
             sound_errors = Errors.measure(reference, sound, representation.min_db)
             # against silence a ratio of magnitudes says nothing
-            convergence = np.where(
-                sound_errors.cells_active > 0, spectral_convergence(reference, sound), np.nan
-            )
+            convergence = np.where(sound_errors.cells_active > 0, spectral_convergence(reference, sound), np.nan)
             spectrogram = Errors.measure(reference, output, representation.min_db)
             parts[system.name].append(Measured(spectrogram, sound_errors, convergence, system.kl_nats(reference)))
         done += len(found)
@@ -252,9 +248,7 @@ def _figures(
     return fields | {"kl_nats": None if kl is None else float(np.mean(kl))}
 
 
-def _row(
-    group: Group, system: System | None, figures: dict[str, float | None], speed: float | None
-) -> dict[str, Any]:
+def _row(group: Group, system: System | None, figures: dict[str, float | None], speed: float | None) -> dict[str, Any]:
     """One flat row; without a system, the ceiling's."""
     return {
         "representation": group.label,
@@ -278,15 +272,11 @@ class Sound(NamedTuple):
     waveform: np.ndarray
 
 
-def _sounds(
-    group: Group, recordings: Any, split: str, heard: Sequence[int], seed: int
-) -> dict[int, list[Sound]]:
+def _sounds(group: Group, recordings: Any, split: str, heard: Sequence[int], seed: int) -> dict[int, list[Sound]]:
     """Return the sounds of each clip heard, the original first."""
     sounds = {}
     models = [system for system in group.systems if system.kind == "model"]
-    for index, waveform in (
-        pair for batch in systems.batches(recordings, split, heard, 16) for pair in zip(*batch)
-    ):
+    for index, waveform in (pair for batch in systems.batches(recordings, split, heard, 16) for pair in zip(*batch)):
         original = np.asarray(group.representation.decibels(waveform[None]))
         modified = perturb(original, MODIFIED_LEVEL_DB, [index], seed=seed)
         made = [("generated", "ceiling", "ceiling: input through Griffin-Lim", original)]

@@ -37,15 +37,11 @@ def uniform(db: np.ndarray, level: float, random: np.random.Generator) -> np.nda
 
 
 PERTURBATIONS = {
-    "uniform": Perturbation(
-        uniform, lambda level: level / math.sqrt(3.0), "uniform noise of ±level dB on every cell"
-    ),
+    "uniform": Perturbation(uniform, lambda level: level / math.sqrt(3.0), "uniform noise of ±level dB on every cell"),
 }
 
 
-def perturb(
-    db: np.ndarray, level: float, clips: Sequence[int], *, name: str = "uniform", seed: int = 0
-) -> np.ndarray:
+def perturb(db: np.ndarray, level: float, clips: Sequence[int], *, name: str = "uniform", seed: int = 0) -> np.ndarray:
     """Disturb a batch of dB spectrograms, each clip with a generator of its own.
 
     A clip's noise depends on the seed and its index alone: every model, every batch size and every level
@@ -66,6 +62,4 @@ def perturb(
     if not (math.isfinite(level) and level >= 0):
         raise InputError(f"a perturbation level is a number of dB, 0 or more; received {level}")
     apply = PERTURBATIONS[name].apply
-    return np.stack(
-        [apply(clip, level, np.random.default_rng([seed, index])) for clip, index in zip(db, clips)]
-    )
+    return np.stack([apply(clip, level, np.random.default_rng([seed, index])) for clip, index in zip(db, clips)])

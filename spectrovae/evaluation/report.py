@@ -89,9 +89,7 @@ class Report:
     def notes(self, items: Sequence[str]) -> None:
         """Add a list of remarks in smaller print."""
         if items:
-            self._parts.append(
-                '<ul class="notes">' + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>"
-            )
+            self._parts.append('<ul class="notes">' + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>")
 
     def table(self, caption: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         """Add a table that sorts by a click on a column's head and scrolls inside its own box.
@@ -104,9 +102,7 @@ class Report:
                 raise InputError(
                     f"a row of the table {caption!r} needs {len(columns)} cells; received {len(row.cells)}"
                 )
-        head = "".join(
-            f'<th scope="col"><button type="button">{_text(column)}</button></th>' for column in columns
-        )
+        head = "".join(f'<th scope="col"><button type="button">{_text(column)}</button></th>' for column in columns)
         body = "".join(f'<tr class="{_text(row.kind)}">{"".join(map(_cell, row.cells))}</tr>' for row in rows)
         self._parts.append(
             f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(caption)}"><table>'
@@ -147,9 +143,7 @@ class Report:
             self.cards(name, cards)
             shown += 1
         if shown < len(sounds):
-            self.notes(
-                [f"{shown} of {len(sounds)} clips are on this page; all are in the folder samples beside it."]
-            )
+            self.notes([f"{shown} of {len(sounds)} clips are on this page; all are in the folder samples beside it."])
 
     def html(self) -> str:
         """Return the page."""
@@ -191,12 +185,8 @@ def sound_cards(
     cards = []
     for (title, db, _), player in zip(sounds, players):
         seconds = len(player) / sample_rate
-        figure = spectrogram_figure(
-            db, sample_rate=sample_rate, duration=seconds, min_db=min_db, max_db=max_db
-        )
-        alt = (
-            f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {min_db:g} to {max_db:g} dB"
-        )
+        figure = spectrogram_figure(db, sample_rate=sample_rate, duration=seconds, min_db=min_db, max_db=max_db)
+        alt = f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {min_db:g} to {max_db:g} dB"
         cards.append(Card(title, png(figure, dots_per_inch=130), alt, wav_bytes(player, sample_rate)))
     return cards
 
@@ -232,9 +222,7 @@ def new_folder(out: str | os.PathLike, *, force: bool, mark: str) -> Iterator[Pa
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     except OSError as error:
-        raise InputError(
-            f"cannot write {out}: {error.strerror or error}; choose a folder you can write to"
-        ) from error
+        raise InputError(f"cannot write {out}: {error.strerror or error}; choose a folder you can write to") from error
     try:
         result = temporary / "new"
         result.mkdir()
@@ -259,8 +247,7 @@ def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> None:
         )
     if not (out / mark).is_file():
         raise InputError(
-            f"{out} holds no {mark}, so it is not an earlier result and is not replaced: choose another "
-            "folder"
+            f"{out} holds no {mark}, so it is not an earlier result and is not replaced: choose another folder"
         )
 
 
@@ -325,9 +312,7 @@ def _card(card: Card) -> str:
         parts.append(image)
     if card.sound is not None:
         source = _data("audio/wav", card.sound)
-        parts.append(
-            f'<audio controls preload="none" aria-label="{_text(card.title)}" src="{source}"></audio>'
-        )
+        parts.append(f'<audio controls preload="none" aria-label="{_text(card.title)}" src="{source}"></audio>')
     if card.caption:
         parts.append(f"<p>{_text(card.caption)}</p>")
     return f"<figure>{''.join(parts)}</figure>"

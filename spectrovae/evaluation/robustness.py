@@ -140,9 +140,7 @@ def robustness(
             batch_size,
             log,
         )
-        cells = np.full(
-            len(indices), np.prod(group.representation.feature_shape(recordings.samples)), np.float64
-        )
+        cells = np.full(len(indices), np.prod(group.representation.feature_shape(recordings.samples)), np.float64)
         options: dict[str, int] = {"resamples": resamples, "seed": seed}
         for system in group.systems:
             for level in levels:
@@ -255,9 +253,7 @@ def _measure(
         clean = np.asarray(group.representation.decibels(waveforms))
         outputs = {system.name: system.reconstruct(clean) for system in group.systems}
         for level in levels:
-            sums = {
-                (system.name, level, kind): np.zeros(len(found)) for system in group.systems for kind in KINDS
-            }
+            sums = {(system.name, level, kind): np.zeros(len(found)) for system in group.systems for kind in KINDS}
             for noise_seed in seeds:
                 noisy = perturb(clean, level, found, name=perturbation, seed=noise_seed)
                 disturbed = _squared(noisy, clean)
@@ -291,9 +287,7 @@ def _page(result: Mapping[str, Any], groups: Sequence[Group]) -> Report:
     )
     for group in groups:
         rows = [row for row in result["rows"] if row["representation"] == group.label]
-        report.section(
-            f"Curves: {group.label}", "Bands are 95 % intervals; the vertical rule is at the marked level."
-        )
+        report.section(f"Curves: {group.label}", "Bands are 95 % intervals; the vertical rule is at the marked level.")
         report.cards("", [_curve_card(rows, figure, marked) for figure in FIGURES], wide=True)
         report.section(
             f"At {marked:g} dB",
@@ -339,20 +333,15 @@ def _curve_card(rows: Sequence[Mapping[str, Any]], figure: str, marked: float) -
         points = [row for row in rows if row["name"] == name and row[figure] is not None]
         if points:
             x, y, low, high = (
-                [row[key] for row in points]
-                for key in ("level_db", figure, f"{figure}_low", f"{figure}_high")
+                [row[key] for row in points] for key in ("level_db", figure, f"{figure}_low", f"{figure}_high")
             )
             curves.append(Curve(name, x, y, low, high, reference=points[0]["kind"] != "model"))
     light, dark = (
-        png(
-            curves_figure(curves, xlabel="level of the disturbance (dB)", ylabel=unit, marked=marked, ink=ink)
-        )
+        png(curves_figure(curves, xlabel="level of the disturbance (dB)", ylabel=unit, marked=marked, ink=ink))
         for ink in (DARK_INK, LIGHT_INK)
     )
     spoken = "; ".join(f"{curve.name} {curve.y[-1]:.2f}" for curve in curves)
-    return Card(
-        title, light, f"{title} against the level in dB. At the highest level: {spoken}", dark_picture=dark
-    )
+    return Card(title, light, f"{title} against the level in dB. At the highest level: {spoken}", dark_picture=dark)
 
 
 def _listen(
@@ -387,9 +376,7 @@ def _listen(
             _write_wav(folder / kind / name, sounds[-1][2], recordings.sample_rate)
         clips[names[index]] = sounds
     report.section(f"Listen at {marked:g} dB")
-    report.clips(
-        clips, sample_rate=recordings.sample_rate, min_db=representation.min_db, max_db=representation.max_db
-    )
+    report.clips(clips, sample_rate=recordings.sample_rate, min_db=representation.min_db, max_db=representation.max_db)
 
 
 def _write_wav(path: Path, waveform: np.ndarray, sample_rate: int) -> None:

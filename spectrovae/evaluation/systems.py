@@ -96,9 +96,7 @@ class Group:
     synthesise: Callable[[np.ndarray, int], np.ndarray]
 
 
-def gather(
-    codecs: Sequence[Any], recordings: Any, components: Sequence[int], *, seed: int, log: Log
-) -> list[Group]:
+def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *, seed: int, log: Log) -> list[Group]:
     """Group codecs by representation and fit the baselines of each group on the train split.
 
     PCA has the sizes of ``components`` and of every vector latent.
@@ -107,9 +105,7 @@ def gather(
         InputError: no codec, or one that does not fit the recordings' sample rate or length.
     """
     if not codecs:
-        raise InputError(
-            "at least one model is needed: give the folder of a bundle that spectrovae fit wrote"
-        )
+        raise InputError("at least one model is needed: give the folder of a bundle that spectrovae fit wrote")
     groups: dict[str, Group] = {}
     names: set[str] = set()
     for codec in codecs:
@@ -217,9 +213,7 @@ def _check_fit(codec: Any, recordings: Any) -> None:
 
 def _fingerprint(representation: Any) -> str:
     """Equal for representations that compute the same: same class, settings and statistics."""
-    config = {
-        key: value for key, value in representation.get_config().items() if key not in ("name", "dtype")
-    }
+    config = {key: value for key, value in representation.get_config().items() if key not in ("name", "dtype")}
     text = json.dumps([type(representation).__name__, config], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
     for value in representation.get_weights():

@@ -11,15 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae.codec import Codec, golden_waveforms
+from spectrovae.errors import ParityError
 from spectrovae.serving import replay
 
 # Largest difference relative to the peak. On one machine both sides are usually equal to the bit; Griffin-Lim turns a
 # rounding error of 1e-6 in the features, as other convolution kernels make it, into 2e-3 in the waveform.
 TOLERANCES = {"encode": 1e-3, "decode": 1e-2, "serving_default": 1e-2}
-
-
-class ParityError(RuntimeError):
-    """An exported model that cannot be loaded, or that differs from the Keras model."""
 
 
 def check_parity(path: str | os.PathLike, codec: Codec) -> dict[str, dict[str, float]]:
