@@ -44,7 +44,7 @@ class Curve:
 def spectrogram_figure(
     db: np.ndarray,
     *,
-    sample_rate: int,
+    frequencies: np.ndarray,
     duration: float,
     min_db: float,
     max_db: float,
@@ -54,9 +54,8 @@ def spectrogram_figure(
     """Draw a dB spectrogram with its time axis in seconds, frequency in Hz and the colour bar in dB.
 
     Args:
-        db: (bins, frames) or (bins, frames, 1), low bins first, linear in frequency from 0 Hz
-            to half the rate.
-        sample_rate: Hz.
+        db: (bins, frames), or (bins, frames, channels) with the level first; low bins first.
+        frequencies: of the bins' centres, in Hz [shape=(bins,)].
         duration: seconds that the frames span.
         min_db, max_db: the ends of the colour scale, dB.
         size: inches.
@@ -66,19 +65,17 @@ def spectrogram_figure(
         InputError: ``db`` is not one spectrogram.
     """
     db = np.asarray(db)
-    if db.ndim == 3 and db.shape[-1] == 1:
+    if db.ndim == 3:
         db = db[..., 0]
     if db.ndim != 2:
-        raise InputError(
-            f"a spectrogram (bins, frames) is needed; received shape {db.shape}: pass one clip, one channel"
-        )
+        raise InputError(f"a spectrogram (bins, frames) is needed; received shape {db.shape}: pass one clip")
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(
         db,
         origin="lower",
         aspect="auto",
-        extent=(0.0, duration, 0.0, sample_rate / 2),
+        extent=(0.0, duration, -0.5, len(db) - 0.5),
         vmin=min_db,
         vmax=max_db,
         cmap="magma",
@@ -86,6 +83,9 @@ def spectrogram_figure(
     )
     axes.set_xlabel("time (s)")
     axes.set_ylabel("frequency (Hz)")
+    ticks = np.linspace(0, len(db) - 1, 6)
+    hertz = np.interp(ticks, np.arange(len(db)), frequencies)
+    axes.set_yticks(ticks, [f"{float(f'{value:.2g}'):g}" for value in hertz])
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=25)
     bar.set_label("level (dB)")
     bar.outline.set_visible(False)

@@ -24,6 +24,7 @@ from spectrovae.evaluation.report import (
     sound_cards,
     wav_bytes,
 )
+from spectrovae.representations import LogSTFT
 
 NASTY = '<script>alert("1")</script>&'
 
@@ -75,7 +76,7 @@ def test_levels_match_without_clipping():
 def test_cards_hold_a_picture_and_a_sound():
     db = np.linspace(-80, 0, 64).reshape(8, 8, 1)
     sounds = [("original", db, np.full(800, 0.1)), ("model", db, np.full(800, 0.2))]
-    cards = sound_cards(sounds, sample_rate=8000, min_db=-80, max_db=0)
+    cards = sound_cards(sounds, LogSTFT(8000, n_fft=16, hop_length=8))
     report = Report("t")
     report.cards("clip", cards)
     page = check_page(report.html())
@@ -90,7 +91,7 @@ def test_the_page_stays_under_its_size_and_says_what_it_leaves_out(monkeypatch):
     monkeypatch.setattr("spectrovae.evaluation.report.PAGE_BYTES", 60_000)
     clip = [("original", np.random.default_rng(0).uniform(-80, 0, (32, 16, 1)), np.full(8000, 0.1))]
     report = Report("t")
-    report.clips({f"clip {n}": clip for n in range(9)}, sample_rate=8000, min_db=-80, max_db=0)
+    report.clips({f"clip {n}": clip for n in range(9)}, LogSTFT(8000, n_fft=64, hop_length=32))
     page = check_page(report.html())
     shown = len(page.all("img"))
     assert 1 <= shown < 9
@@ -100,10 +101,13 @@ def test_the_page_stays_under_its_size_and_says_what_it_leaves_out(monkeypatch):
 def test_spectrogram_axes_are_in_hertz_seconds_and_decibels():
     db = np.zeros((4, 6))
     db[1, 3] = 5.0
-    figure = plots.spectrogram_figure(db, sample_rate=8000, duration=0.75, min_db=-80, max_db=0)
+    frequencies = np.array([0.0, 1000.0, 2000.0, 3000.0])
+    figure = plots.spectrogram_figure(db, frequencies=frequencies, duration=0.75, min_db=-80, max_db=0)
     axes, bar = figure.axes
     image = axes.images[0]
-    assert tuple(image.get_extent()) == (0, 0.75, 0, 4000)
+    assert tuple(image.get_extent()) == (0, 0.75, -0.5, 3.5)
+    for position, text in zip(axes.get_yticks(), axes.get_yticklabels()):
+        assert float(text.get_text()) == pytest.approx(1000.0 * position, rel=0.05)
     assert image.origin == "lower"
     assert tuple(image.get_clim()) == (-80, 0)
     assert (axes.get_xlabel(), axes.get_ylabel(), bar.get_ylabel()) == (
@@ -112,7 +116,7 @@ def test_spectrogram_axes_are_in_hertz_seconds_and_decibels():
         "level (dB)",
     )
     with pytest.raises(InputError, match="one clip"):
-        plots.spectrogram_figure(np.zeros((2, 4, 6, 1)), sample_rate=1, duration=1, min_db=0, max_db=1)
+        plots.spectrogram_figure(np.zeros((2, 4, 6, 1)), frequencies=frequencies, duration=1, min_db=0, max_db=1)
 
 
 def test_loss_curves_are_written_whole(tmp_path):

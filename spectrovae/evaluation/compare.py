@@ -337,15 +337,12 @@ def _page(
             f"The input and what the models make of it; then the input disturbed by uniform noise of "
             f"±{MODIFIED_LEVEL_DB:g} dB on every cell, and what they make of that.",
         )
-        representation = group.representation
         report.clips(
             {
                 names[index]: [(sound.title, sound.db, sound.waveform) for sound in made]
                 for index, made in clips.items()
             },
-            sample_rate=sample_rate,
-            min_db=representation.min_db,
-            max_db=representation.max_db,
+            group.representation,
         )
     return report
 

@@ -65,7 +65,8 @@ class Errors:
         """Compare a batch of dB spectrograms with their references.
 
         Args:
-            reference_db: (clips, bins, frames, channels), dB.
+            reference_db: (clips, bins, frames, channels), the level in dB first; phase or sign in further
+                channels is not measured.
             estimate_db: the same shape, dB; not clipped to the representation's range.
             floor_db: the bottom of the representation's range: it decides which cells are active.
 
@@ -79,6 +80,7 @@ class Errors:
                 "two dB spectrograms of one shape (clips, bins, frames, channels) are needed; "
                 f"received {reference.shape} and {estimate.shape}"
             )
+        reference, estimate = level_channel(reference), level_channel(estimate)
         squared = (estimate - reference) ** 2
         active = reference > floor_db + ACTIVE_MARGIN_DB
         squared_active = np.where(active, squared, 0.0)
@@ -116,6 +118,11 @@ class Errors:
         }
 
 
+def level_channel(db: np.ndarray) -> np.ndarray:
+    """(..., channels) -> the level in dB (..., 1), without the phase or sign that a representation carries."""
+    return db[..., :1]
+
+
 def spectral_convergence(reference_db: np.ndarray, estimate_db: np.ndarray) -> np.ndarray:
     """Spectral convergence of magnitudes, 20 log10(|| |S| - |Y| || / || |S| ||), in dB, a figure a clip.
 
@@ -124,13 +131,13 @@ def spectral_convergence(reference_db: np.ndarray, estimate_db: np.ndarray) -> n
     (2011).
 
     Args:
-        reference_db, estimate_db: (clips, bins, frames, channels), magnitudes in dB.
+        reference_db, estimate_db: (clips, bins, frames, channels), magnitudes in dB, the level first.
 
     Returns:
         (clips,) float64.
     """
-    reference = 10.0 ** (np.asarray(reference_db, np.float64) / 20.0)
-    estimate = 10.0 ** (np.asarray(estimate_db, np.float64) / 20.0)
+    reference = 10.0 ** (level_channel(np.asarray(reference_db, np.float64)) / 20.0)
+    estimate = 10.0 ** (level_channel(np.asarray(estimate_db, np.float64)) / 20.0)
     axes = tuple(range(1, reference.ndim))
     ratio = np.sqrt(((estimate - reference) ** 2).sum(axis=axes) / (reference**2).sum(axis=axes))
     return 20.0 * np.log10(np.maximum(ratio, 10.0 ** (CONVERGENCE_FLOOR_DB / 20.0)))

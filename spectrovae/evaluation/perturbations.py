@@ -48,7 +48,7 @@ def perturb(db: np.ndarray, level: float, clips: Sequence[int], *, name: str = "
     meets the same pattern, scaled, so their figures are paired.
 
     Args:
-        db: (clips, bins, frames, channels), dB.
+        db: (clips, bins, frames, channels), the level in dB first; what else is carried stays as it is.
         level: strength, in the perturbation's own meaning; 0 changes nothing.
         clips: index of each clip in its split.
         name: a key of ``PERTURBATIONS``.
@@ -62,4 +62,7 @@ def perturb(db: np.ndarray, level: float, clips: Sequence[int], *, name: str = "
     if not (math.isfinite(level) and level >= 0):
         raise InputError(f"a perturbation level is a number of dB, 0 or more; received {level}")
     apply = PERTURBATIONS[name].apply
-    return np.stack([apply(clip, level, np.random.default_rng([seed, index])) for clip, index in zip(db, clips)])
+    disturbed = np.array(db)
+    for clip, index in zip(disturbed, clips):
+        clip[..., :1] = apply(clip[..., :1], level, np.random.default_rng([seed, index]))
+    return disturbed

@@ -121,22 +121,19 @@ class Report:
     def clips(
         self,
         sounds: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]],
-        *,
-        sample_rate: int,
-        min_db: float,
-        max_db: float,
+        representation: Any,
     ) -> None:
         """Add the sounds of several clips, as many clips as keep the page under ``PAGE_BYTES`` (one at
         least).
 
         Args:
             sounds: by clip name, what ``sound_cards`` takes.
-            sample_rate, min_db, max_db: as for ``sound_cards``.
+            representation: as for ``sound_cards``.
         """
         self.text(LEVEL_NOTE)
         size, shown = sum(map(len, self._parts)), 0
         for name, clip in sounds.items():
-            cards = sound_cards(clip, sample_rate=sample_rate, min_db=min_db, max_db=max_db)
+            cards = sound_cards(clip, representation)
             size += sum(len(card.picture or b"") + len(card.sound or b"") for card in cards) * 4 // 3
             if shown and size > PAGE_BYTES:
                 break
@@ -170,23 +167,26 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def sound_cards(
-    sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], *, sample_rate: int, min_db: float, max_db: float
-) -> list[Card]:
+def sound_cards(sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], representation: Any) -> list[Card]:
     """Make a card with spectrogram and player of each sound of one clip, the original first, matched in
     level.
 
     Args:
-        sounds: (title, dB spectrogram (bins, frames, 1), waveform (samples,)).
-        sample_rate: Hz.
-        min_db, max_db: the ends of the colour scale, dB.
+        sounds: (title, dB spectrogram (bins, frames, channels), waveform (samples,)).
+        representation: gives the sample rate, the frequencies of the bins and the colour scale.
     """
+    sample_rate, frequencies = representation.sample_rate, representation.frequencies
     players = match_levels([waveform for _, _, waveform in sounds])
     cards = []
     for (title, db, _), player in zip(sounds, players):
         seconds = len(player) / sample_rate
-        figure = spectrogram_figure(db, sample_rate=sample_rate, duration=seconds, min_db=min_db, max_db=max_db)
-        alt = f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {min_db:g} to {max_db:g} dB"
+        figure = spectrogram_figure(
+            db, frequencies=frequencies, duration=seconds, min_db=representation.min_db, max_db=representation.max_db
+        )
+        alt = (
+            f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {representation.min_db:g} to "
+            f"{representation.max_db:g} dB"
+        )
         cards.append(Card(title, png(figure, dots_per_inch=130), alt, wav_bytes(player, sample_rate)))
     return cards
 

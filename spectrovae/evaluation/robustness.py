@@ -25,7 +25,7 @@ import numpy as np
 from spectrovae import __version__
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
-from spectrovae.evaluation.metrics import pooled_rmse, rmse_ratio
+from spectrovae.evaluation.metrics import level_channel, pooled_rmse, rmse_ratio
 from spectrovae.evaluation.perturbations import PERTURBATIONS, perturb
 from spectrovae.evaluation.report import (
     Card,
@@ -270,8 +270,8 @@ def _measure(
 
 
 def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Sum of squared differences of each clip, in float64."""
-    return np.square(np.subtract(a, b, dtype=np.float64)).sum(axis=(1, 2, 3))
+    """Sum of squared differences in level of each clip, in float64."""
+    return np.square(np.subtract(level_channel(a), level_channel(b), dtype=np.float64)).sum(axis=(1, 2, 3))
 
 
 def _page(result: Mapping[str, Any], groups: Sequence[Group]) -> Report:
@@ -376,7 +376,7 @@ def _listen(
             _write_wav(folder / kind / name, sounds[-1][2], recordings.sample_rate)
         clips[names[index]] = sounds
     report.section(f"Listen at {marked:g} dB")
-    report.clips(clips, sample_rate=recordings.sample_rate, min_db=representation.min_db, max_db=representation.max_db)
+    report.clips(clips, representation)
 
 
 def _write_wav(path: Path, waveform: np.ndarray, sample_rate: int) -> None:

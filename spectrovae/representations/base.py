@@ -72,6 +72,12 @@ class Representation(keras.layers.Layer):
         """Fewest samples that give ``frames`` frames (ints or integer tensors)."""
         raise NotImplementedError
 
+    @property
+    def frequencies(self) -> np.ndarray:
+        """Frequency of each bin in Hz [shape=(bins,)]; by default evenly spaced from 0 to half the sample rate."""
+        bins = self.feature_shape(1)[0]
+        return np.arange(bins) * (self.sample_rate / 2.0 / bins)
+
     def analyse(self, waveform, floor_db: float):
         """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, carried channels."""
         raise NotImplementedError
