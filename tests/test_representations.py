@@ -112,7 +112,7 @@ def test_db_per_unit_is_the_slope_of_to_db(normalisation):
 
 def test_range_maps_the_fixed_range_to_0_1():
     representation = small(max_db=-10.0, dynamic_range=60.0)
-    found = representation.from_db(np.float32([-70.0, -40.0, -10.0])).numpy()
+    found = representation.from_db(np.float32([-70.0, -40.0, -10.0])[:, None]).numpy().ravel()
     assert found == pytest.approx([0.0, 0.5, 1.0], abs=1e-6)
 
 

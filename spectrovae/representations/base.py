@@ -69,7 +69,7 @@ class Representation(keras.layers.Layer):
         raise NotImplementedError
 
     def samples_of(self, frames):
-        """Fewest samples that give ``frames`` frames (ints or integer tensors)."""
+        """Samples from the first frame's centre to the last one's; they give ``frames`` frames (ints or tensors)."""
         raise NotImplementedError
 
     @property
@@ -79,7 +79,7 @@ class Representation(keras.layers.Layer):
         return np.arange(bins) * (self.sample_rate / 2.0 / bins)
 
     def analyse(self, waveform, floor_db: float):
-        """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, carried channels."""
+        """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, then the rest."""
         raise NotImplementedError
 
     def synthesise(self, db, length=None):
@@ -96,7 +96,7 @@ class Representation(keras.layers.Layer):
         return (batch, bins, frames if samples is not None else None, channels)
 
     def decibels(self, waveform):
-        """Waveform (batch, samples) -> (batch, bins, frames, channels): level within [min_db, max_db], then the rest."""
+        """Waveform (batch, samples) -> (batch, bins, frames, channels): level in [min_db, max_db], then the rest."""
         level, carried = split_level(self.analyse(check_waveform(waveform), self.min_db))
         return tf.concat([tf.minimum(level, self.max_db), carried], axis=-1)
 
@@ -114,7 +114,7 @@ class Representation(keras.layers.Layer):
         return tf.stack([tf.reduce_min(level, axis=(1, 2, 3)), tf.reduce_max(level, axis=(1, 2, 3))], axis=-1)
 
     def from_db(self, db):
-        """Levels in dB -> features, same shape. Affine and never clipped, so that a perturbation in dB keeps its size."""
+        """Levels in dB -> features, same shape. Affine, never clipped, so that a perturbation in dB keeps its size."""
         level, carried = split_level(tf.cast(db, tf.float32))
         if self.normalisation == "per_bin":
             self._require_built()

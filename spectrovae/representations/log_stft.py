@@ -21,8 +21,8 @@ class LogSTFT(Representation):
 
     Args:
         sample_rate: of the waveforms, in Hz.
-        n_fft: window and transform length in samples, even; by default the power of two in the last 64 ms: 512 at 8 kHz,
-            2048 at 44.1 kHz.
+        n_fft: window and transform length in samples, even; by default the largest power of two within 64 ms: 512 at
+            8 kHz, 2048 at 44.1 kHz.
         hop_length: samples between frames, at most half of ``n_fft``; by default a quarter.
         griffin_lim_iterations: projections of the inverse; 32 with momentum reach about -26 dB spectral convergence
             on speech.
@@ -92,7 +92,7 @@ class LogSTFT(Representation):
 
 
 def window_and_hop(sample_rate: int, n_fft: int | None, hop_length: int | None) -> tuple[int, int]:
-    """Window and hop in samples, checked; by default the power of two in the last 64 ms, and a quarter of it."""
+    """Window and hop in samples, checked; by default the largest power of two within 64 ms, and a quarter of it."""
     n_fft = 2 ** int(math.log2(0.064 * sample_rate)) if n_fft is None else n_fft
     hop_length = n_fft // 4 if hop_length is None else hop_length
     if n_fft < 4 or n_fft % 2:

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from spectrovae.dsp.stft import db_to_magnitude, frame_count, istft, power_to_db, stft
+from spectrovae.dsp.stft import db_to_magnitude, istft, power_to_db, stft
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
 from spectrovae.representations.log_stft import window_and_hop
@@ -33,8 +33,8 @@ class MagnitudePhase(Representation):
             the bin's centre, wrapped to [-pi, pi) and divided by pi (Engel et al., 2019).
         **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`.
 
-    Input shape: (batch, samples). Output shape: (batch, n_fft // 2, 1 + samples // hop_length, 3), or 2 channels under
-    ``"instantaneous_frequency"``.
+    Input shape: (batch, samples). Output shape: (batch, n_fft // 2, 1 + ceil(samples / hop_length), 3), or 2 channels
+    under ``"instantaneous_frequency"``: silence fills the last hop, so that windows overlap over every sample.
     """
 
     def __init__(
@@ -54,12 +54,15 @@ class MagnitudePhase(Representation):
         self._full_scale = self.n_fft / 4.0
 
     def feature_shape(self, samples):
-        return (self.n_fft // 2, frame_count(samples, self.hop_length), 3 if self.phase == "cos_sin" else 2)
+        frames = 1 - (-samples // self.hop_length)
+        return (self.n_fft // 2, frames, 3 if self.phase == "cos_sin" else 2)
 
     def samples_of(self, frames):
         return (frames - 1) * self.hop_length
 
     def analyse(self, waveform, floor_db):
+        missing = -tf.shape(waveform)[1] % self.hop_length
+        waveform = tf.pad(waveform, [[0, 0], [0, missing]])
         spectrum = stft(waveform, self.n_fft, self.hop_length) / tf.complex(self._full_scale, 0.0)
         edge = tf.complex(tf.math.real(spectrum[..., :1]), tf.math.real(spectrum[..., -1:]))
         spectrum = tf.transpose(tf.concat([edge, spectrum[..., 1:-1]], axis=-1), [0, 2, 1])
@@ -71,10 +74,11 @@ class MagnitudePhase(Representation):
             silent = power < 1e-30
             cos = tf.where(silent, 1.0, real * scale)
             return tf.stack([level, cos, tf.where(silent, 0.0, imaginary * scale)], axis=-1)
-        # atan2 has no gradient at 0, where the phase means nothing.
-        angle = tf.atan2(imaginary, tf.where(power < 1e-30, 1.0, real))
+        # atan2 has no gradient at 0, where the phase means nothing. In float64 both ways: thousands of advances add up,
+        # and their rounding would be heard.
+        angle = tf.cast(tf.atan2(imaginary, tf.where(power < 1e-30, 1.0, real)), tf.float64)
         advance = angle - tf.pad(angle[:, :, :-1], [[0, 0], [0, 0], [1, 0]]) - self._centre_advance()
-        return tf.stack([level, _wrap(advance) / math.pi], axis=-1)
+        return tf.stack([level, tf.cast(_wrap(advance) / math.pi, tf.float32)], axis=-1)
 
     def synthesise(self, db, length=None):
         magnitude = db_to_magnitude(db[..., 0])
@@ -83,8 +87,7 @@ class MagnitudePhase(Representation):
             scale = magnitude * tf.math.rsqrt(tf.maximum(tf.square(cos) + tf.square(sin), 1e-12))
             spectrum = tf.complex(cos * scale, sin * scale)
         else:
-            # Thousands of advances add up: in float64, else their rounding would be heard.
-            advance = tf.cast(db[..., 1], tf.float64) * math.pi + tf.cast(self._centre_advance(), tf.float64)
+            advance = tf.cast(db[..., 1], tf.float64) * math.pi + self._centre_advance()
             angle = tf.cast(_wrap(tf.cumsum(advance, axis=2)), tf.float32)
             spectrum = tf.complex(magnitude * tf.cos(angle), magnitude * tf.sin(angle))
         spectrum = tf.transpose(spectrum, [0, 2, 1]) * tf.complex(self._full_scale, 0.0)
@@ -94,9 +97,9 @@ class MagnitudePhase(Representation):
         return istft(spectrum, self.n_fft, self.hop_length, length)
 
     def _centre_advance(self):
-        """Phase by which each bin's centre frequency advances in a hop, in radians [shape=(1, bins, 1)]."""
-        bins = tf.range(self.n_fft // 2, dtype=tf.float64) * (self.hop_length / self.n_fft)
-        return tf.cast(2.0 * math.pi * (bins - tf.floor(bins)), tf.float32)[None, :, None]
+        """Phase by which each bin's centre frequency advances in a hop, in radians, float64 [shape=(1, bins, 1)]."""
+        turns = tf.range(self.n_fft // 2, dtype=tf.float64) * (self.hop_length / self.n_fft)
+        return (2.0 * math.pi * (turns - tf.floor(turns)))[None, :, None]
 
     def get_config(self):
         return {

@@ -23,11 +23,12 @@ class MDCT(Representation):
 
     Args:
         sample_rate: of the waveforms, in Hz.
-        frame_length: window length in samples, a multiple of 4; by default twice the power of two in the last 64 ms
-            at the hop of ``LogSTFT``: 256 at 8 kHz.
+        frame_length: window length in samples, a multiple of 4; by default the one whose hop is that of ``LogSTFT``:
+            256 at 8 kHz, 1024 at 44.1 kHz.
         window: ``"vorbis"``, ``"sine"`` or ``"kbd"``.
-        companding: ``"asinh"`` (linear below ``scale``, logarithmic above), ``"mu_law"``, ``"linear"``, each one channel
-            in about [-1, 1]; or ``"sign_log"``, channels (level in dB, normalised; sign), exact above the floor only.
+        companding: ``"asinh"`` (linear below ``scale``, logarithmic above), ``"mu_law"``, ``"linear"``, each one
+            channel in about [-1, 1]; or ``"sign_log"``, channels (level in dB, normalised; sign), exact above the
+            floor only.
         scale: of asinh: the coefficient at which it turns logarithmic, relative to full scale.
         mu: of mu-law.
         **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`. For the signed
@@ -150,7 +151,10 @@ class MDCT(Representation):
 
     def _top(self) -> float:
         """The companded coefficient of ``max_db``."""
-        return float(self._raw_compand(tf.constant(10.0 ** (self.max_db / 20.0))))
+        peak = 10.0 ** (self.max_db / 20.0)
+        if self.companding == "asinh":
+            return math.asinh(peak / self.scale)
+        return math.log1p(self.mu * peak) / math.log1p(self.mu) if self.companding == "mu_law" else peak
 
     def _compand(self, coefficients):
         values = self._raw_compand(coefficients)
