@@ -110,8 +110,8 @@ class MDCT(Representation):
         """Of a signed companding the slope, nearly constant for asinh and mu-law, at half of a coefficient's range."""
         if not self.signed:
             return super().db_per_unit
-        step = np.float32([0.5, 0.51])
-        levels = 20.0 * np.log10(np.asarray(self._raw_expand(tf.constant(step * self._top()))))
+        step = tf.constant([0.5, 0.51]) * self._top()
+        levels = 20.0 * np.log10(np.asarray(self._raw_expand(step)))
         slope = float((levels[1] - levels[0]) / 0.01)
         if self.normalisation == "per_bin":
             self._require_built()
