@@ -31,6 +31,8 @@ class Representation(keras.layers.Layer):
             ``statistics`` the way back assumes the fixed range.
     """
 
+    keeps_phase = False  # whether the inverse needs no phase search
+
     def __init__(
         self,
         sample_rate: int,

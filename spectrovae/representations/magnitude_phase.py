@@ -37,6 +37,8 @@ class MagnitudePhase(Representation):
     under ``"instantaneous_frequency"``: silence fills the last hop, so that windows overlap over every sample.
     """
 
+    keeps_phase = True
+
     def __init__(
         self,
         sample_rate: int = 8000,

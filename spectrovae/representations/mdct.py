@@ -39,6 +39,8 @@ class MDCT(Representation):
     ``"sign_log"``; frames = ceil(samples / (frame_length / 2)) + 1.
     """
 
+    keeps_phase = True
+
     def __init__(
         self,
         sample_rate: int = 8000,

@@ -1,0 +1,311 @@
+"""What each sub-command of ``spectrovae`` does with its parsed options.
+
+Every command returns what ``--json`` prints, and the text for a person. Work belongs on the floors below; modules are
+imported where they are used, so that ``spectrovae --help`` is quick.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import spectrovae
+from spectrovae.errors import InputError
+
+REPRESENTATION_OPTIONS = ("n_fft", "hop_length", "n_mels", "power", "phase", "frame_length", "window", "companding")
+
+
+def doctor(options) -> tuple[dict, str]:
+    """Say what is installed, what works, and what to do about the rest."""
+    import importlib.metadata
+    import platform
+
+    import tensorflow as tf
+
+    from spectrovae.data import decode
+    from spectrovae.training import best_precision
+
+    packages = ("tensorflow", "keras", "numpy", "librosa", "soundfile", "tensorflow-io", "tensorboard", "matplotlib")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    versions["tensorflow"] = tf.__version__
+    result = {
+        "spectrovae": spectrovae.__version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "decoders": decode.available_decoders(),
+        "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+        "cores": os.cpu_count(),
+        "precision": best_precision(),
+    }
+    return result, "\n".join(f"{name:12} {_plain(value)}" for name, value in result.items())
+
+
+def data_scan(options) -> tuple[dict, str]:
+    """Account for every file of a folder, and show the splits."""
+    from spectrovae.data import scan
+
+    manifest = scan(options.data, pattern=options.pattern, progress=_counter("scanned"))
+    splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
+    result = manifest.summary() | {"splits": splits}
+    if options.out:
+        manifest.write(options.out)
+        result["manifest"] = options.out
+    lines = [f"rejected  {path}: {reason}" for path, reason in result.pop("reasons").items()]
+    lines += [f"{name:12} {_plain(value)}" for name, value in result.items()]
+    return result | {"reasons": {record.path: record.reason for record in manifest.rejected}}, "\n".join(lines)
+
+
+def data_fsdd(options) -> tuple[dict, str]:
+    """Fetch the Free Spoken Digit Dataset and check it."""
+    from spectrovae.data import fsdd
+
+    result = fsdd.download(options.folder, archive=options.archive, progress=_counter("bytes"))
+    return result, f"{result['folder']}: {result['recordings']} recordings" + ", already there" * result[
+        "already_there"
+    ]
+
+
+def transform(options) -> tuple[dict, str]:
+    """Look at a sound in a representation, and hear what comes back: its ceiling, before any model."""
+    from spectrovae import audio
+    from spectrovae.evaluation import ceiling
+
+    waveform, sample_rate = audio.read(options.file, options.sample_rate)
+    representation = _build_representation(options, sample_rate, max_db=options.max_db or 0.0)
+    if options.max_db is None:
+        representation = _build_representation(options, sample_rate, max_db=representation.peak_db([waveform[None]]))
+    representation.adapt([waveform[None]])
+    figures = ceiling.write(representation, waveform, options.out, force=options.force)
+    return figures | {"folder": options.out}, f"{options.out}: {_plain(figures)}"
+
+
+def invert(options) -> tuple[dict, str]:
+    """Turn features that transform wrote back into sound."""
+    from spectrovae import audio
+    from spectrovae.evaluation import ceiling
+
+    out = _free(Path(options.out), options.force)
+    waveform, sample_rate = ceiling.invert(options.features)
+    audio.write(out, _unclipped(waveform, out), sample_rate)
+    return {"file": str(out)}, str(out)
+
+
+def fit(options) -> tuple[dict, str]:
+    """Train a model; the same command again continues where it was stopped."""
+    from spectrovae import training
+
+    if options.config:
+        codec = training.repeat(options.config, options.out, resume=options.resume, force=options.force)
+    else:
+        for name in ("family", "data"):
+            if getattr(options, name) is None:
+                raise InputError(
+                    f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
+                )
+        recordings = _recordings(options)
+        model_options: dict[str, Any] = {"preset": options.preset}
+        for name in ("latent_dim", "likelihood", "alpha", "beta", "warmup_epochs"):
+            if getattr(options, name) is not None:
+                if options.family != "vae":
+                    raise InputError(f"--{name.replace('_', '-')} is of the vae, not of {options.family}")
+                model_options[name] = getattr(options, name)
+        codec = training.fit(
+            options.family,
+            recordings,
+            _representation(options, recordings),
+            options.out,
+            training.FitOptions(
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                patience=options.patience,
+                seed=options.seed,
+                precision=options.precision,
+            ),
+            resume=options.resume,
+            force=options.force,
+            **model_options,
+        )
+    return codec.info | {"bundle": options.out}, f"{options.out}: {_plain(codec.info['metrics'])}"
+
+
+def reconstruct(options) -> tuple[dict, str]:
+    """Send audio files through a model; files at another rate are resampled, channels mixed down."""
+    from spectrovae import audio
+
+    codec = _codec(options.bundle)
+    written = []
+    for file in options.files:
+        waveform, _ = audio.read(file, codec.sample_rate)
+        out = _free(Path(options.out) / f"{Path(file).stem}.wav", options.force)
+        audio.write(out, _unclipped(codec.reconstruct(waveform[None])[0], out), codec.sample_rate)
+        written.append(str(out))
+    return {"files": written}, "\n".join(written)
+
+
+def generate(options) -> tuple[dict, str]:
+    """Draw new sounds from a model's prior."""
+    from spectrovae import audio
+
+    codec = _codec(options.bundle)
+    outs = [_free(Path(options.out) / f"{codec.name}-{index:04}.wav", options.force) for index in range(options.n)]
+    for out, sound in zip(outs, codec.generate(options.n, temperature=options.temperature, seed=options.seed)):
+        audio.write(out, _unclipped(sound, out), codec.sample_rate)
+    return {"files": [str(out) for out in outs]}, "\n".join(map(str, outs))
+
+
+def interpolate(options) -> tuple[dict, str]:
+    """Sounds between two recordings, on the straight line between their latents."""
+    from spectrovae import audio
+
+    codec = _codec(options.bundle)
+    outs = [_free(Path(options.out) / f"{index:02}.wav", options.force) for index in range(options.n)]
+    first, second = (audio.read(file, codec.sample_rate)[0] for file in (options.first, options.second))
+    for out, sound in zip(outs, codec.interpolate(first, second, options.n)):
+        audio.write(out, _unclipped(sound, out), codec.sample_rate)
+    return {"files": [str(out) for out in outs]}, "\n".join(map(str, outs))
+
+
+def verify(options) -> tuple[dict, str]:
+    """Replay a bundle's golden vectors in a process that did not make them."""
+    from spectrovae.codec import Codec
+
+    differences = Codec.load(options.bundle).verify(options.bundle)
+    return {"differences": differences}, f"{options.bundle}: as saved, relative differences {_plain(differences)}"
+
+
+def compare(options) -> tuple[dict, str]:
+    """Models beside baselines and beside the representation's own ceiling."""
+    from spectrovae import evaluation
+
+    return _evaluation(options, evaluation.compare, evaluation.format_comparison, {"samples": options.samples})
+
+
+def robustness(options) -> tuple[dict, str]:
+    """Perturb spectrograms in dB and measure what the models make of them."""
+    from spectrovae import evaluation
+
+    extra = {"levels": options.levels, "marked": options.marked, "seeds": options.seeds}
+    return _evaluation(options, evaluation.robustness, evaluation.format_robustness, extra)
+
+
+def export(options) -> tuple[dict, str]:
+    """Write a SavedModel and prove it equal in a process without Keras."""
+    from spectrovae import serving
+
+    result = serving.export(
+        options.bundle, options.folder, name=options.name, version=options.version, force=options.force
+    )
+    parity = serving.read_export(result)["parity"]
+    text = ", ".join(f"{name} {figures['db']:.0f} dB" for name, figures in parity.items())
+    return {"path": str(result), "parity": parity}, f"{result}\nlargest difference from the Keras model: {text}"
+
+
+def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tuple[dict, str]:
+    from spectrovae.data import Recordings
+
+    codecs = [_codec(bundle) for bundle in options.bundles]
+    first = codecs[0]
+    for codec in codecs[1:]:
+        if (codec.sample_rate, codec.segment_samples) != (first.sample_rate, first.segment_samples):
+            raise InputError(
+                f"{codec.name} takes {codec.segment_samples} samples at {codec.sample_rate} Hz, {first.name} "
+                f"{first.segment_samples} at {first.sample_rate} Hz; compare models of the same rate and length"
+            )
+    recordings = Recordings.open(
+        options.data, sample_rate=first.sample_rate, samples=first.segment_samples, split=options.split_rule,
+        progress=_counter("scanned"),
+    )  # fmt: skip
+    result = measure(
+        codecs, recordings, options.out, split=options.split, limit=options.limit, seed=options.seed,
+        force=options.force, log=_log, **extra,
+    )  # fmt: skip
+    page = Path(options.out) / "report.html"
+    return result | {"report": str(page)}, f"{table(result)}\n\n{page}"
+
+
+def _recordings(options):
+    from spectrovae.data import Recordings
+
+    return Recordings.open(
+        options.data, sample_rate=options.sample_rate, duration=options.duration, split=options.split_rule,
+        pattern=options.pattern, progress=_counter("scanned"),
+    )  # fmt: skip
+
+
+def _build_representation(options, sample_rate: int, **given):
+    """The representation that the options name; an option that it does not have is refused."""
+    import inspect
+
+    from spectrovae import representations
+
+    if options.representation not in representations.REPRESENTATIONS:
+        names = ", ".join(representations.REPRESENTATIONS)
+        raise InputError(f"--representation must be one of {names}, received {options.representation!r}")
+    cls = representations.REPRESENTATIONS[options.representation]
+    own = {"dynamic_range": options.dynamic_range, "normalisation": options.normalisation, **given}
+    for name in REPRESENTATION_OPTIONS:
+        if getattr(options, name) is not None:
+            if name not in inspect.signature(cls).parameters:
+                raise InputError(f"--{name.replace('_', '-')} is no option of {options.representation}")
+            own[name] = getattr(options, name)
+    return cls(sample_rate, **own)
+
+
+def _representation(options, recordings):
+    if options.max_db is not None:
+        return _build_representation(options, recordings.sample_rate, max_db=options.max_db)
+    representation = _build_representation(options, recordings.sample_rate)
+    peak = round(representation.peak_db(recordings.waveforms("train")), 2)
+    _log(f"the training split peaks at {peak:g} dB: the range is [{peak - options.dynamic_range:g}, {peak:g}] dB")
+    return _build_representation(options, recordings.sample_rate, max_db=peak)
+
+
+def _codec(path: str):
+    from spectrovae.codec import Codec
+
+    return Codec.load(path)
+
+
+def _free(path: Path, force: bool) -> Path:
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; choose another folder or --force to replace it")
+    return path
+
+
+def _unclipped(waveform, path):
+    """Scale down what exceeds full scale, and say so, instead of clipping it."""
+    peak = float(abs(waveform).max(initial=0.0))
+    if peak > 1.0:
+        _log(f"{path}: peak {peak:.2f} scaled down to full scale")
+        return waveform / peak
+    return waveform
+
+
+def _log(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _counter(verb: str) -> Callable[[int, int], None] | None:
+    """A progress callback that rewrites one line of a terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{verb} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
