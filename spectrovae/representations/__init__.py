@@ -1,10 +1,11 @@
 """Normalised time-frequency representations: Keras layers that turn waveforms into features and back."""
 
 from spectrovae.representations.base import NORMALISATIONS, Representation, load
+from spectrovae.representations.log_mel import LogMel
 from spectrovae.representations.log_stft import LogSTFT
 from spectrovae.representations.magnitude_phase import MagnitudePhase
 from spectrovae.representations.mdct import MDCT
 
-REPRESENTATIONS = {"log-stft": LogSTFT, "magnitude-phase": MagnitudePhase, "mdct": MDCT}
+REPRESENTATIONS = {"log-stft": LogSTFT, "log-mel": LogMel, "magnitude-phase": MagnitudePhase, "mdct": MDCT}
 
-__all__ = ["MDCT", "NORMALISATIONS", "REPRESENTATIONS", "LogSTFT", "MagnitudePhase", "Representation", "load"]
+__all__ = ["LogMel", "MDCT", "NORMALISATIONS", "REPRESENTATIONS", "LogSTFT", "MagnitudePhase", "Representation", "load"]
