@@ -23,7 +23,8 @@ from spectrovae.errors import InputError
 
 METHODS = ("fast_griffin_lim", "griffin_lim", "admm", "pghi", "pghi_fast_griffin_lim")
 
-_QUIETEST = 1e-5  # of a row's loudest bin: magnitudes under it have no phase worth knowing
+_QUIETEST = 1e-5  # of a row's loudest bin: the floor of the logarithms
+_FAINT = 0.01  # of a frame's loudest bin: under it no phase is continued; 0 gains 0.1 dB and takes a third more time
 _TINY = 1e-30
 _HANN_GAMMA = 0.25645  # the Gaussian exp(-pi t^2 / (gamma n_fft^2)) is the one nearest to the Hann window
 
@@ -176,12 +177,13 @@ def pghi_phase(magnitude: tf.Tensor, n_fft: int, hop_length: int) -> tf.Tensor:
     _check(magnitude, n_fft)
     frames, bins = tf.shape(magnitude)[1], 1 + n_fft // 2
     loudest = tf.reduce_max(magnitude, [1, 2], keepdims=True)
-    audible, level = _audible(magnitude, loudest)
+    magnitude, level = _cleaned(magnitude, loudest)
     advance = _advance(level, n_fft, hop_length)
     within = _within_frame(_central_difference(level, 1), n_fft, hop_length)
-    peaks, peak_of = _peaks(audible)
+    magnitude = _without_faint(magnitude)
+    peaks, peak_of = _peaks(magnitude)
 
-    flat, within_flat, advance = (tf.reshape(x, [-1]) for x in (audible, within, advance))
+    flat, within_flat, advance = (tf.reshape(x, [-1]) for x in (magnitude, within, advance))
     number = tf.range(tf.size(peaks))
 
     def to_frame(step):
@@ -258,11 +260,16 @@ def _to_roots(parent, moved):
     return parent, moved
 
 
-def _audible(magnitude, loudest):
+def _cleaned(magnitude, loudest):
     """The magnitude with what is too quiet, or not a number, set to 0; and its logarithm, floored."""
     floor = _QUIETEST * loudest
-    audible = tf.where(magnitude > floor, magnitude, 0.0)
-    return audible, tf.math.log(tf.maximum(audible, floor) + _TINY)
+    cleaned = tf.where(magnitude > floor, magnitude, 0.0)
+    return cleaned, tf.math.log(tf.maximum(cleaned, floor) + _TINY)
+
+
+def _without_faint(magnitude):
+    """The magnitude with what is faint beside its own frame set to 0."""
+    return tf.where(magnitude > _FAINT * tf.reduce_max(magnitude, -1, keepdims=True), magnitude, 0.0)
 
 
 def _advance(level, n_fft, hop_length):
@@ -351,10 +358,10 @@ def causal_step(
         raise InputError(f"hop_length must not exceed n_fft={n_fft} in real time, received {hop_length}")
     known = tf.concat([state.magnitude, magnitude[:, None]], 1)
     loudest = tf.maximum(state.loudest, tf.reduce_max(known, [1, 2], keepdims=True))
-    audible, level = _audible(known, loudest)
+    cleaned, level = _cleaned(known, loudest)
     advance = _advance(level[:, 1:2], n_fft, hop_length)
     within = _within_frame(0.5 * (level[:, 2:] - level[:, :1]), n_fft, hop_length)
-    peaks, peak_of = _peaks(audible[:, 1:2])
+    peaks, peak_of = _peaks(_without_faint(cleaned[:, 1:2]))
     continued = state.phase + 0.5 * (state.advance + advance) - within
     phase = tf.gather(tf.gather(tf.reshape(continued, [-1]), peaks), peak_of)
     phase = _wrapped(tf.reshape(phase, tf.shape(within)) + within)
