@@ -13,6 +13,12 @@ def kl_divergence(mean, log_variance):
     return 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
 
 
+def channel_squared_error(target, prediction):
+    """Mean squared error of each channel of each example [shape=(batch, channels)], in float32."""
+    error = ops.cast(target, "float32") - ops.cast(prediction, "float32")
+    return ops.mean(ops.square(error), axis=tuple(range(1, len(error.shape) - 1)))
+
+
 def mean_squared_error(target, prediction):
     """Mean squared error of each example [shape=(batch,)], in float32."""
     error = ops.cast(target, "float32") - ops.cast(prediction, "float32")
@@ -42,8 +48,9 @@ def optimal_log_sigma(squared_error, floor: float = -6.0):
     ``cells / 2 * log(mean squared error)``: calibrated without a weight to choose.
 
     Args:
-        squared_error: of each example [shape=(batch,)].
+        squared_error: of each example [shape=(batch,)], or of each channel of each [shape=(batch, channels)], for a
+            sigma a channel.
         floor: log sigma below which it does not go.
     """
-    log_sigma = 0.5 * ops.log(ops.mean(squared_error) + 1e-12)
+    log_sigma = 0.5 * ops.log(ops.mean(squared_error, axis=0) + 1e-12)
     return floor + ops.softplus(log_sigma - floor)

@@ -352,7 +352,9 @@ def test_compiled_by_xla(representation, waveform, features):
     compiled = tf.function(representation.call, jit_compile=True)(tf.cast(waveform, tf.float32))
     np.testing.assert_allclose(compiled.numpy(), features, atol=1e-3)
     rebuilt = tf.function(representation.inverse, jit_compile=True)(features)
-    np.testing.assert_allclose(rebuilt.numpy(), representation.inverse(features).numpy(), atol=1e-3)
+    # A phase search makes more of another order of rounding than an inverse without one.
+    tolerance = 1e-3 if representation.keeps_phase else 1e-2
+    np.testing.assert_allclose(rebuilt.numpy(), representation.inverse(features).numpy(), atol=tolerance)
 
 
 def test_saved_and_loaded_in_a_fresh_process(waveform, tmp_path, fresh_process):

@@ -43,8 +43,9 @@ class Trainer(keras.Model):
         self.built = True  # encoder and decoder are functional models, built when they are made
 
     def track_error(self, target, prediction):
-        """Update ``rmse_db`` with a batch."""
-        self.error_tracker.update_state(ops.cast(target, "float32") * self._scale, prediction * self._scale)
+        """Update ``rmse_db`` with a batch; it is measured on the first channel, the level."""
+        target, prediction = (ops.cast(x[..., :1], "float32") * self._scale for x in (target, prediction))
+        self.error_tracker.update_state(target, prediction)
 
     def reconstruct(self, features):
         """Features -> features through encoder and decoder, without noise."""

@@ -136,14 +136,16 @@ class VAE(base.Trainer):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         target = x if y is None else y
-        squared_error = losses.mean_squared_error(target, y_pred["features"])
         if self.likelihood == "sigma":
+            # A sigma a channel: phase, which nothing predicts, must not set the one of the level.
+            squared_error = losses.channel_squared_error(target, y_pred["features"])
             log_sigma = losses.optimal_log_sigma(squared_error)
-            reconstruction = losses.gaussian_nll(squared_error, log_sigma, self.cells)
+            cells = self.cells // self.feature_shape[-1]
+            reconstruction = ops.sum(losses.gaussian_nll(squared_error, log_sigma, cells), axis=-1)
         elif self.likelihood == "alpha_rmse":
             reconstruction = self.alpha * losses.root_mean_squared_error(target, y_pred["features"])
         else:
-            reconstruction = self.alpha * squared_error
+            reconstruction = self.alpha * losses.mean_squared_error(target, y_pred["features"])
         kl = ops.sum(losses.kl_divergence(y_pred["mean"], y_pred["log_variance"]), axis=-1)
         self.reconstruction_tracker.update_state(reconstruction)
         self.kl_tracker.update_state(kl)
