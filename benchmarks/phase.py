@@ -30,7 +30,7 @@ METHODS = [
     *(("fast_griffin_lim", n) for n in (8, 16, 32, 64, 100)),
     *(("admm", n) for n in (16, 32, 64)),
     ("pghi", 0),
-    *(("pghi_fast_griffin_lim", n) for n in (2, 4, 8, 10, 16, 32)),
+    *(("pghi_fast_griffin_lim", n) for n in (2, 3, 4, 8, 10, 16, 32)),
     *(("causal", n) for n in (0, 2)),
 ]
 
