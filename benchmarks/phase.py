@@ -68,9 +68,7 @@ def candidates(magnitude, n_fft, hop_length, length):
         def run(magnitude):
             if method == "causal":
                 return causal(magnitude, n_fft, hop_length, iterations=iterations, length=length)
-            return invert_magnitude(
-                magnitude, n_fft, hop_length, method=method, iterations=iterations, length=length
-            )
+            return invert_magnitude(magnitude, n_fft, hop_length, method=method, iterations=iterations, length=length)
 
         return lambda: run(given).numpy()
 

@@ -13,7 +13,9 @@ from typing import Any
 import spectrovae
 from spectrovae.errors import InputError
 
-REPRESENTATION_OPTIONS = ("n_fft", "hop_length", "n_mels", "power", "phase", "frame_length", "window", "companding")
+REPRESENTATION_OPTIONS = (
+    "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding"
+)  # fmt: skip
 
 
 def doctor(options) -> tuple[dict, str]:

@@ -23,7 +23,7 @@ LENGTHS = [1, 100, SEGMENT, SEGMENT + 1, int(2.5 * SEGMENT), 1000]
 
 def small_representation(**options):
     """32 bins, a hop of 16 samples."""
-    return LogSTFT(8000, n_fft=64, hop_length=16, griffin_lim_iterations=8, **options)
+    return LogSTFT(8000, n_fft=64, hop_length=16, phase_iterations=8, **options)
 
 
 def make_codec(family="vae", seed=0, **options):

@@ -22,7 +22,7 @@ SAMPLES = 992  # 32 frames
 
 def codec(scale=1.0, name="copy", info=None, **options):
     """A codec that multiplies its features by ``scale``: features are 0 at the floor and 1 at the top."""
-    representation = LogSTFT(8000, n_fft=64, hop_length=32, griffin_lim_iterations=4, **options)
+    representation = LogSTFT(8000, n_fft=64, hop_length=32, phase_iterations=4, **options)
     shape = representation.feature_shape(SAMPLES)
     inputs, latent = keras.Input(shape), keras.Input(shape)
     encoder = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))

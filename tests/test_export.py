@@ -29,7 +29,7 @@ def make_codec(family: str, normalisation: str = "per_bin") -> Codec:
     """An untrained codec; standardised features make even that one's sounds loud and unlike each other."""
     keras.utils.set_random_seed(1)
     representation = representations.LogSTFT(
-        RATE, n_fft=64, hop_length=32, griffin_lim_iterations=4, normalisation=normalisation
+        RATE, n_fft=64, hop_length=32, phase_iterations=4, normalisation=normalisation
     )
     representation.adapt([noise(4, 480)])
     model = models.FAMILIES[family](representation.feature_shape(480), preset="tiny")

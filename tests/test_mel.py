@@ -47,9 +47,7 @@ GRID = itertools.product(
 def test_filters_like_librosa():
     for (rate, n_fft), n_mels, (f_min, f_max), htk, norm in GRID:
         ours = mel_filterbank(rate, n_fft, n_mels, f_min, f_max, htk, norm, allow_empty=True)
-        theirs = librosa.filters.mel(
-            sr=rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min, fmax=f_max, htk=htk, norm=norm
-        )
+        theirs = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min, fmax=f_max, htk=htk, norm=norm)
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * theirs.max())
 

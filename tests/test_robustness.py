@@ -22,7 +22,7 @@ LEVELS = (0, 2, 10)
 
 def codec():
     """A codec with a vector latent that answers with a third of its features' mean: its gain is known."""
-    representation = LogSTFT(8000, n_fft=64, hop_length=32, griffin_lim_iterations=4)
+    representation = LogSTFT(8000, n_fft=64, hop_length=32, phase_iterations=4)
     shape = representation.feature_shape(SAMPLES)
     inputs, latent = keras.Input(shape), keras.Input((3,))
     pooled = keras.layers.Flatten()(keras.layers.AveragePooling2D(shape[:2])(inputs))
@@ -33,7 +33,7 @@ def codec():
 
 
 def halving():
-    representation = LogSTFT(8000, n_fft=64, hop_length=32, griffin_lim_iterations=4)
+    representation = LogSTFT(8000, n_fft=64, hop_length=32, phase_iterations=4)
     shape = representation.feature_shape(SAMPLES)
     inputs, latent = keras.Input(shape), keras.Input(shape)
     encoder = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))

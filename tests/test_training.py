@@ -28,7 +28,7 @@ def recordings():
 
 @pytest.fixture(scope="module")
 def representation():
-    return LogSTFT(8000, n_fft=128, hop_length=64, griffin_lim_iterations=2)
+    return LogSTFT(8000, n_fft=128, hop_length=64, phase_iterations=2)
 
 
 def options(**changes):
@@ -226,7 +226,7 @@ def test_what_is_saved_is_float32_whatever_it_was_trained_in(recordings, represe
 
 @pytest.mark.parametrize("normalisation", ["per_bin", "per_example"])
 def test_every_normalisation_trains(normalisation, recordings, tmp_path):
-    representation = LogSTFT(8000, n_fft=128, hop_length=64, normalisation=normalisation, griffin_lim_iterations=2)
+    representation = LogSTFT(8000, n_fft=128, hop_length=64, normalisation=normalisation, phase_iterations=2)
     fit(recordings, representation, tmp_path / "run", changes={"epochs": 1})
     codec = Codec.load(tmp_path / "run", verify=True)
     sound = next(iter(recordings.waveforms("test"))).numpy()[:2]

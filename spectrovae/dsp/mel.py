@@ -144,9 +144,7 @@ def invert_mel(mel: tf.Tensor, filterbank: np.ndarray, *, iterations: int = 100,
         made = tf.matmul(tf.matmul(spectrum, filters, transpose_b=True), filters)
         return index + 1, spectrum * tf.math.divide_no_nan(wanted, made)
 
-    _, spectrum = tf.while_loop(
-        lambda index, _: index < iterations, update, (0, start), maximum_iterations=iterations
-    )
+    _, spectrum = tf.while_loop(lambda index, _: index < iterations, update, (0, start), maximum_iterations=iterations)
     return _power(spectrum * loudness, 1.0 / power)
 
 

@@ -54,8 +54,7 @@ def invert_magnitude(
     Raises:
         InputError: an unknown method, or the last dimension is not ``1 + n_fft // 2``.
     """
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, received {method!r}")
+    check_method(method)
     if method == "pghi":
         return pghi(magnitude, n_fft, hop_length, length=length)
     if method == "admm":
@@ -65,6 +64,13 @@ def invert_magnitude(
     return griffin_lim(
         magnitude, n_fft, hop_length, iterations=iterations, momentum=momentum, length=length, seed=seed, phase=phase
     )
+
+
+def check_method(method: str) -> str:
+    """Return the method, or say which there are."""
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, received {method!r}")
+    return method
 
 
 def griffin_lim(

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae.dsp.mel import hertz_to_mel, invert_mel, mel_filterbank, mel_spectrogram, mel_to_hertz
-from spectrovae.dsp.phase import griffin_lim
+from spectrovae.dsp.phase import check_method, invert_magnitude
 from spectrovae.dsp.stft import db_to_magnitude, frame_count, power_to_db, stft
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
@@ -14,7 +14,7 @@ from spectrovae.representations.log_stft import window_and_hop
 
 @keras.saving.register_keras_serializable("spectrovae")
 class LogMel(Representation):
-    """Mel spectrogram in dB; inverse by non-negative least squares, then Griffin-Lim.
+    """Mel spectrogram in dB; inverse by non-negative least squares, then a phase search.
 
     Equal to librosa's, but for the reference: 0 dB is what a full-scale sine reads through the filter with the largest
     weight, so that levels stay below about 0 dB whatever the filters' normalisation.
@@ -29,7 +29,7 @@ class LogMel(Representation):
         norm: ``"slaney"``, every filter the same area, or None, every peak 1.
         power: 1 sums magnitudes, 2 their squares.
         inversion_iterations: multiplicative updates of the mel inversion.
-        griffin_lim_iterations, momentum, seed: of the phase search, as for ``LogSTFT``.
+        phase_search, phase_iterations, seed: of the inverse, as for ``LogSTFT``.
         **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`.
 
     Input shape: (batch, samples). Output shape: (batch, n_mels, 1 + samples // hop_length, 1).
@@ -48,8 +48,8 @@ class LogMel(Representation):
         norm: str | None = "slaney",
         power: float = 1,
         inversion_iterations: int = 100,
-        griffin_lim_iterations: int = 32,
-        momentum: float = 0.99,
+        phase_search: str = "fast_griffin_lim",
+        phase_iterations: int = 32,
         seed: int = 0,
         **kwargs,
     ):
@@ -60,7 +60,7 @@ class LogMel(Representation):
         self.n_mels, self.f_min, self.f_max, self.htk, self.norm = n_mels, f_min, f_max, htk, norm
         self.power = power
         self.inversion_iterations = inversion_iterations
-        self.griffin_lim_iterations, self.momentum, self.seed = griffin_lim_iterations, momentum, seed
+        self.phase_search, self.phase_iterations, self.seed = check_method(phase_search), phase_iterations, seed
         filterbank = mel_filterbank(sample_rate, self.n_fft, n_mels, f_min, f_max, htk, norm)
         self._filterbank = filterbank / filterbank.max()
         self._full_scale = self.n_fft / 4.0
@@ -74,8 +74,8 @@ class LogMel(Representation):
     @property
     def frequencies(self):
         """Centre of each band in Hz [shape=(n_mels,)]."""
-        ends = hertz_to_mel([self.f_min, self.f_max or self.sample_rate / 2.0], self.htk)
-        return np.asarray(mel_to_hertz(np.linspace(*ends, self.n_mels + 2), self.htk))[1:-1]
+        low, high = hertz_to_mel([self.f_min, self.f_max or self.sample_rate / 2.0], self.htk)
+        return np.asarray(mel_to_hertz(np.linspace(float(low), float(high), self.n_mels + 2), self.htk))[1:-1]
 
     def analyse(self, waveform, floor_db):
         magnitude = tf.abs(stft(waveform, self.n_fft, self.hop_length)) / self._full_scale
@@ -86,12 +86,12 @@ class LogMel(Representation):
     def synthesise(self, db, length=None):
         mel = tf.transpose(db_to_magnitude(db[..., 0]), [0, 2, 1]) ** self.power
         magnitude = invert_mel(mel, self._filterbank, iterations=self.inversion_iterations, power=self.power)
-        return griffin_lim(
+        return invert_magnitude(
             magnitude * self._full_scale,
             self.n_fft,
             self.hop_length,
-            iterations=self.griffin_lim_iterations,
-            momentum=self.momentum,
+            method=self.phase_search,
+            iterations=self.phase_iterations,
             length=length,
             seed=self.seed,
         )
@@ -99,6 +99,6 @@ class LogMel(Representation):
     def get_config(self):
         names = (
             "n_fft", "hop_length", "n_mels", "f_min", "f_max", "htk", "norm", "power", "inversion_iterations",
-            "griffin_lim_iterations", "momentum", "seed",
+            "phase_search", "phase_iterations", "seed",
         )  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

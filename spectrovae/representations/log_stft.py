@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from spectrovae.dsp.phase import griffin_lim
+from spectrovae.dsp.phase import check_method, invert_magnitude
 from spectrovae.dsp.stft import db_to_magnitude, frame_count, power_to_db, stft
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
@@ -24,9 +24,10 @@ class LogSTFT(Representation):
         n_fft: window and transform length in samples, even; by default the largest power of two within 64 ms: 512 at
             8 kHz, 2048 at 44.1 kHz.
         hop_length: samples between frames, at most half of ``n_fft``; by default a quarter.
-        griffin_lim_iterations: projections of the inverse; 32 with momentum reach about -26 dB spectral convergence
+        phase_search: of the inverse, one of ``spectrovae.dsp.phase.METHODS``. ``"pghi_fast_griffin_lim"`` with 10
+            iterations is 3 dB better than the default in less time, but XLA cannot compile it.
+        phase_iterations: projections of the inverse; 32 with momentum reach about -26 dB spectral convergence
             on speech.
-        momentum: of the fast Griffin-Lim algorithm; 0 is the original.
         seed: of the phase that the inverse starts from.
         **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`.
 
@@ -44,15 +45,15 @@ class LogSTFT(Representation):
         *,
         n_fft: int | None = None,
         hop_length: int | None = None,
-        griffin_lim_iterations: int = 32,
-        momentum: float = 0.99,
+        phase_search: str = "fast_griffin_lim",
+        phase_iterations: int = 32,
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(sample_rate, **kwargs)
         self.n_fft, self.hop_length = window_and_hop(sample_rate, n_fft, hop_length)
-        self.griffin_lim_iterations = griffin_lim_iterations
-        self.momentum = momentum
+        self.phase_iterations = phase_iterations
+        self.phase_search = check_method(phase_search)
         self.seed = seed
         # A full-scale sine on a bin's centre has this magnitude: half the sum of the Hann window.
         self._full_scale = self.n_fft / 4.0
@@ -70,12 +71,12 @@ class LogSTFT(Representation):
 
     def synthesise(self, db, length=None):
         magnitude = tf.transpose(db_to_magnitude(db[..., 0]), [0, 2, 1]) * self._full_scale
-        return griffin_lim(
+        return invert_magnitude(
             tf.pad(magnitude, [[0, 0], [0, 0], [0, 1]]),
             self.n_fft,
             self.hop_length,
-            iterations=self.griffin_lim_iterations,
-            momentum=self.momentum,
+            iterations=self.phase_iterations,
+            method=self.phase_search,
             length=length,
             seed=self.seed,
         )
@@ -85,8 +86,8 @@ class LogSTFT(Representation):
             **super().get_config(),
             "n_fft": self.n_fft,
             "hop_length": self.hop_length,
-            "griffin_lim_iterations": self.griffin_lim_iterations,
-            "momentum": self.momentum,
+            "phase_iterations": self.phase_iterations,
+            "phase_search": self.phase_search,
             "seed": self.seed,
         }
 
