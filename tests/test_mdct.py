@@ -1,7 +1,5 @@
 """MDCT against a naive sum of cosines, TensorFlow's and SciPy's; companding against NumPy."""
 
-import time
-
 import numpy as np
 import pytest
 import scipy.fft
@@ -246,23 +244,6 @@ def test_saved_model(tmp_path):
     waveform = tf.constant(noise(2, 777), tf.float32)
     np.testing.assert_array_equal(loaded.forward(waveform), module.forward(waveform))
     assert relative_error(loaded.inverse(loaded.forward(waveform), 777).numpy(), waveform.numpy()) < 1e-5
-
-
-@pytest.mark.parametrize("frame_length", [256, 2048])
-def test_faster_than_tensorflow(frame_length):
-    waveform = tf.constant(noise(32, 16_000), tf.float32)
-
-    def seconds(function):
-        function = tf.function(function)
-        function(waveform)
-        times = []
-        for _ in range(7):
-            start = time.process_time()
-            function(waveform)
-            times.append(time.process_time() - start)
-        return min(times)
-
-    assert seconds(lambda x: mdct(x, frame_length)) < seconds(lambda x: tf_mdct(x, frame_length))
 
 
 # Companding
