@@ -263,7 +263,8 @@ class Codec:
             self.representation.save(stage / "representation.keras")
             self.encoder.save(stage / "encoder.keras")
             self.decoder.save(stage / "decoder.keras")
-            np.savez(stage / "golden.npz", **self.replay(golden_waveforms(self.segment_samples, self.sample_rate)))
+            golden: dict[str, Any] = self.replay(golden_waveforms(self.segment_samples, self.sample_rate))
+            np.savez(stage / "golden.npz", **golden)
             hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
             files.write_json(stage / "codec.json", self.description() | {"files": hashes})
             os.rename(stage, path / ".saved")
@@ -300,7 +301,7 @@ class Codec:
             "info": self.info,
         }
 
-    def replay(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
+    def replay(self, waveform: np.ndarray) -> dict[str, Any]:
         """Waveforms with the features, latents and decoded features they give: the golden vectors of a bundle."""
         features = self.features_graph(tf.constant(waveform))
         latent = self._encode(waveform)

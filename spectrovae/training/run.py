@@ -61,7 +61,10 @@ class Run:
     def save(self, trainer: Trainer) -> None:
         """Write the state after a whole epoch, in one file that is replaced at once."""
         progress = {key: value for key, value in vars(self).items() if key not in ("folder", "config")}
-        arrays = {f"{kind}/{i}": np.asarray(v) for kind, vs in _variables(trainer).items() for i, v in enumerate(vs)}
+        variables = _variables(trainer)
+        arrays: dict[str, Any] = {
+            f"{kind}/{i}": np.asarray(v) for kind in variables for i, v in enumerate(variables[kind])
+        }
         with files.replacing(self.state_file) as temporary:
             np.savez(temporary, progress=np.array(json.dumps(progress)), **arrays)
         self.write_history()
