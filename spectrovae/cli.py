@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def representation_options(sub: argparse.ArgumentParser, peak: str) -> None:
         group = sub.add_argument_group("representation")
-        names = "log-stft, log-mel, magnitude-phase, mdct"
+        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum"
         group.add_argument("--representation", default="log-stft", metavar="NAME", help=names)
         group.add_argument("--normalisation", default="range", choices=("range", "per_bin", "per_example"))
         group.add_argument("--max-db", type=float, help=f"top of the range in dB; {peak} by default")
@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--phase", help="magnitude-phase: cos_sin or instantaneous_frequency")
         group.add_argument("--frame-length", type=_positive, help="mdct: samples of a window")
         group.add_argument("--window", help="mdct: vorbis, sine or kbd")
+        group.add_argument("--content", help="spectrum: magnitude, magnitude_phase or mdct")
+        group.add_argument("--scale", help="spectrum: db or linear")
         group.add_argument("--companding", help="mdct: asinh, mu_law, linear or sign_log")
 
     command("doctor", commands.doctor)

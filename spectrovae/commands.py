@@ -14,7 +14,8 @@ import spectrovae
 from spectrovae.errors import InputError
 
 REPRESENTATION_OPTIONS = (
-    "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding"
+    "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding",
+    "content", "scale",
 )  # fmt: skip
 
 

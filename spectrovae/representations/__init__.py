@@ -5,7 +5,24 @@ from spectrovae.representations.log_mel import LogMel
 from spectrovae.representations.log_stft import LogSTFT
 from spectrovae.representations.magnitude_phase import MagnitudePhase
 from spectrovae.representations.mdct import MDCT
+from spectrovae.representations.spectrum import Spectrum
 
-REPRESENTATIONS = {"log-stft": LogSTFT, "log-mel": LogMel, "magnitude-phase": MagnitudePhase, "mdct": MDCT}
+REPRESENTATIONS = {
+    "log-stft": LogSTFT,
+    "log-mel": LogMel,
+    "magnitude-phase": MagnitudePhase,
+    "mdct": MDCT,
+    "spectrum": Spectrum,
+}
 
-__all__ = ["LogMel", "MDCT", "NORMALISATIONS", "REPRESENTATIONS", "LogSTFT", "MagnitudePhase", "Representation", "load"]
+__all__ = [
+    "LogMel",
+    "MDCT",
+    "NORMALISATIONS",
+    "REPRESENTATIONS",
+    "LogSTFT",
+    "MagnitudePhase",
+    "Representation",
+    "Spectrum",
+    "load",
+]

@@ -60,10 +60,10 @@ class Representation(keras.layers.Layer):
         return self.max_db - self.dynamic_range
 
     def build(self, input_shape=None):
-        bins = self.feature_shape(1)[0]
         if self.normalisation == "per_bin":
-            self.bin_mean = self.add_weight(shape=(bins,), initializer="zeros", trainable=False, name="bin_mean")
-            self.bin_std = self.add_weight(shape=(bins,), initializer="ones", trainable=False, name="bin_std")
+            shape = (self.bins,)
+            self.bin_mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="bin_mean")
+            self.bin_std = self.add_weight(shape=shape, initializer="ones", trainable=False, name="bin_std")
         self.built = True
 
     def feature_shape(self, samples: int) -> tuple[int, int, int]:
@@ -75,10 +75,14 @@ class Representation(keras.layers.Layer):
         raise NotImplementedError
 
     @property
+    def bins(self) -> int:
+        """Bins that have a level."""
+        return self.feature_shape(1)[0]
+
+    @property
     def frequencies(self) -> np.ndarray:
         """Frequency of each bin in Hz [shape=(bins,)]; by default evenly spaced from 0 to half the sample rate."""
-        bins = self.feature_shape(1)[0]
-        return np.arange(bins) * (self.sample_rate / 2.0 / bins)
+        return np.arange(self.bins) * (self.sample_rate / 2.0 / self.bins)
 
     def analyse(self, waveform, floor_db: float):
         """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, then the rest."""
