@@ -65,6 +65,19 @@ def test_levels_come_back_from_every_kind(scale, content, normalisation, speech)
         np.testing.assert_allclose(again[..., 1], levels.numpy()[..., 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("normalisation", ["range", "per_bin"])
+@pytest.mark.parametrize("content", ["magnitude", "magnitude_phase"])
+def test_db_per_unit_is_the_slope_of_the_levels_and_0_for_phases(content, normalisation, speech):
+    representation = Spectrum(8000, content=content, normalisation=normalisation)
+    representation.adapt([speech])
+    features = representation(speech[:1]).numpy()
+    slopes = np.array(representation.db_per_unit)
+    assert slopes.shape == (features.shape[1],)
+    step = representation.to_db(features + 0.01).numpy() - representation.to_db(features).numpy()
+    np.testing.assert_allclose(step[0, :, 0, 0] / 0.01, slopes[:1025], rtol=0.02)
+    assert not slopes[1025:].any()
+
+
 @pytest.mark.parametrize("content", ["magnitude", "magnitude_phase"])
 def test_a_steady_tone_survives_the_repeated_frame(content):
     """Frequency and level of each partial, read off a long transform."""

@@ -138,6 +138,16 @@ class Spectrum(Representation):
         time = np.arange(length) / self.sample_rate
         return tf.matmul(amplitude, tf.constant(np.sin(2.0 * np.pi * np.outer(partials, time)), tf.float32))
 
+    @property
+    def db_per_unit(self):
+        """One for each row; 0 for phases. Of linear magnitudes nominal, the slope at full scale: 8.7 dB."""
+        slope = super().db_per_unit
+        levels = list(slope) if isinstance(slope, list) else [slope] * self.bins
+        if self.scale == "linear":
+            factor = 20.0 / math.log(10.0)
+            levels = [factor * (value if self.normalisation == "per_bin" else 1.0) for value in levels]
+        return levels + [0.0] * (self.bins if self.content == "magnitude_phase" else 0)
+
     def from_db(self, db):
         """(batch, bins, 1, channels) of level and what is carried -> features."""
         db = tf.cast(db, tf.float32)
