@@ -18,15 +18,22 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from spectrovae.dsp.stft import _uncentre, frame, hann, inverse_window_sum, overlap_add
+from spectrovae.dsp.phase_gradient import (
+    check_magnitude,
+    cleaned,
+    find_peaks,
+    frame_advance,
+    pghi_phase,
+    within_frame,
+    without_faint,
+    wrapped,
+)
+from spectrovae.dsp.stft import frame, hann, inverse_window_sum, overlap_add, uncentre
 from spectrovae.errors import InputError
 
 METHODS = ("fast_griffin_lim", "griffin_lim", "admm", "pghi", "pghi_fast_griffin_lim")
 
-_QUIETEST = 1e-5  # of a row's loudest bin: the floor of the logarithms
-_FAINT = 0.01  # of a frame's loudest bin: under it no phase is continued; 0 gains 0.1 dB and takes a third more time
 _TINY = 1e-30
-_HANN_GAMMA = 0.25645  # the Gaussian exp(-pi t^2 / (gamma n_fft^2)) is the one nearest to the Hann window
 
 
 def invert_magnitude(
@@ -102,7 +109,7 @@ def griffin_lim(
     Raises:
         InputError: the last dimension is not ``1 + n_fft // 2``: a mel spectrogram or one without its Nyquist bin.
     """
-    _check(magnitude, n_fft)
+    check_magnitude(magnitude, n_fft)
     analyse, synthesise, finish = _transforms(magnitude, n_fft, hop_length, length)
 
     # The momentum is a combination of consistent spectra, hence of waveforms, which are far smaller to handle.
@@ -135,7 +142,7 @@ def admm(
 
     Other arguments, result and errors: see :func:`griffin_lim`. Better than it with little overlap.
     """
-    _check(magnitude, n_fft)
+    check_magnitude(magnitude, n_fft)
     analyse, synthesise, finish = _transforms(magnitude, n_fft, hop_length, length)
 
     def update(index, consistent, dual, _):
@@ -159,159 +166,6 @@ def pghi(magnitude: tf.Tensor, n_fft: int, hop_length: int, *, length=None) -> t
     return griffin_lim(
         magnitude, n_fft, hop_length, iterations=0, length=length, phase=pghi_phase(magnitude, n_fft, hop_length)
     )
-
-
-def pghi_phase(magnitude: tf.Tensor, n_fft: int, hop_length: int) -> tf.Tensor:
-    """Phase gradient integration for the Hann window (after Prusa, Balazs and Sondergaard, 2017).
-
-    For a Gaussian window the gradient of the phase is that of the log magnitude, turned by a right angle; the Hann
-    window is near enough. The gradient is integrated along a maximum spanning tree of the spectrogram, so that the
-    phase spreads over the loudest paths. The published algorithm grows that tree bin by bin with a heap. Here it is
-    built for all bins at once: within a frame, the bins around a peak follow it; then the peaks, some ten times fewer
-    than bins, are joined over frames and valleys by Boruvka's rounds (each tree takes its loudest link, the linked
-    trees become one), about six for a second of speech.
-
-    Args:
-        magnitude: float32 [shape=(batch, frames, 1 + n_fft // 2)], linear, not in dB, not mel.
-
-    Returns:
-        float32 of the same shape, radians.
-
-    Raises:
-        InputError: the last dimension is not ``1 + n_fft // 2``.
-    """
-    _check(magnitude, n_fft)
-    frames, bins = tf.shape(magnitude)[1], 1 + n_fft // 2
-    loudest = tf.reduce_max(magnitude, [1, 2], keepdims=True)
-    magnitude, level = _cleaned(magnitude, loudest)
-    advance = _advance(level, n_fft, hop_length)
-    within = _within_frame(_central_difference(level, 1), n_fft, hop_length)
-    magnitude = _without_faint(magnitude)
-    peaks, peak_of = _peaks(magnitude)
-
-    flat, within_flat, advance = (tf.reshape(x, [-1]) for x in (magnitude, within, advance))
-    number = tf.range(tf.size(peaks))
-
-    def to_frame(step):
-        """Links from the peaks to whatever peak their bin belongs to in the next (1) or the previous (-1) frame."""
-        place = peaks // bins % frames + step
-        there = tf.clip_by_value(peaks + step * bins, 0, tf.size(flat) - 1)
-        inside = (place >= 0) & (place < frames)
-        strength = tf.where(inside, tf.minimum(tf.gather(flat, peaks), tf.gather(flat, there)), 0.0)
-        moved = 0.5 * step * (tf.gather(advance, peaks) + tf.gather(advance, there))
-        offset = tf.gather(within_flat, there) - tf.gather(within_flat, peaks) - moved
-        return number, tf.gather(peak_of, there), strength, offset
-
-    # Neighbours in a frame share its integral over the bins; the valley between them is their link's strength.
-    valley = tf.cast(tf.where(peak_of[1:] != peak_of[:-1])[:, 0], tf.int32)
-    strength = tf.minimum(tf.gather(flat, valley), tf.gather(flat, valley + 1))
-    strength = tf.where((valley + 1) % bins != 0, strength, 0.0)
-    to_neighbour = (number[:-1], number[1:], strength, tf.zeros_like(strength))
-
-    links = [tf.concat(parts, 0) for parts in zip(to_neighbour, to_frame(-1), to_frame(1))]
-    offset = _spanning_forest(tf.size(peaks), *links)
-    phase = tf.gather(offset, peak_of) + within_flat
-    return tf.reshape(phase, tf.shape(magnitude)) + math.pi * (tf.range(bins, dtype=tf.float32) % 2.0)
-
-
-def _spanning_forest(count, first, second, strength, offset):
-    """Potentials of ``count`` nodes, from links ``potential[first] = potential[second] + offset``, strongest first.
-
-    Boruvka's algorithm; links of strength 0 are not used. Every tree has one node of potential 0.
-    """
-    # Strengths made unique by the link's number: equal ones could close a circle. Bits of positive floats sort as they.
-    bits = tf.cast(tf.bitcast(strength, tf.int32), tf.int64)
-    key = tf.bitwise.left_shift(bits, tf.constant(32, tf.int64)) + tf.range(tf.size(bits, tf.int64))
-    useful = strength > 0.0
-    links = tuple(tf.boolean_mask(x, useful) for x in (first, second, offset, key))
-    number = tf.range(count)
-
-    def grow(root, potential, first, second, offset, key):
-        best = tf.maximum(
-            tf.math.unsorted_segment_max(key, first, count), tf.math.unsorted_segment_max(key, second, count)
-        )
-        by_first, by_second = (tf.where(tf.gather(best, end) == key)[:, 0] for end in (first, second))
-        child = tf.concat([tf.gather(first, by_first), tf.gather(second, by_second)], 0)
-        parent = tf.concat([tf.gather(second, by_first), tf.gather(first, by_second)], 0)
-        moved = tf.concat([tf.gather(offset, by_first), -tf.gather(offset, by_second)], 0)
-        parent = tf.tensor_scatter_nd_update(number, child[:, None], parent)
-        moved = tf.tensor_scatter_nd_update(tf.zeros_like(potential), child[:, None], moved)
-        mutual = (tf.gather(parent, parent) == number) & (number < parent)
-        parent, moved = tf.where(mutual, number, parent), tf.where(mutual, 0.0, moved)
-        parent, moved = _to_roots(parent, moved)
-
-        potential = _wrapped(potential + tf.gather(moved, root))
-        offset = offset + tf.gather(moved, second) - tf.gather(moved, first)
-        first, second = tf.gather(parent, first), tf.gather(parent, second)
-        links = (tf.boolean_mask(x, first != second) for x in (first, second, offset, key))
-        return tf.gather(parent, root), potential, *links
-
-    _, potential, *_ = tf.while_loop(
-        lambda root, potential, first, *_: tf.size(first) > 0,
-        grow,
-        (number, tf.zeros([count]), *links),
-        shape_invariants=(tf.TensorShape([None]),) * 6,
-    )
-    return potential
-
-
-def _to_roots(parent, moved):
-    """Follow parents to the roots of their trees, adding up the way: each pass doubles the steps made."""
-
-    def jump(parent, moved, _):
-        further = tf.gather(parent, parent)
-        return further, _wrapped(moved + tf.gather(moved, parent)), tf.reduce_any(further != parent)
-
-    parent, moved, _ = tf.while_loop(lambda *state: state[-1], jump, (parent, moved, tf.constant(True)))
-    return parent, moved
-
-
-def _cleaned(magnitude, loudest):
-    """The magnitude with what is too quiet, or not a number, set to 0; and its logarithm, floored."""
-    floor = _QUIETEST * loudest
-    cleaned = tf.where(magnitude > floor, magnitude, 0.0)
-    return cleaned, tf.math.log(tf.maximum(cleaned, floor) + _TINY)
-
-
-def _without_faint(magnitude):
-    """The magnitude with what is faint beside its own frame set to 0."""
-    return tf.where(magnitude > _FAINT * tf.reduce_max(magnitude, -1, keepdims=True), magnitude, 0.0)
-
-
-def _advance(level, n_fft, hop_length):
-    """Phase from one frame to the next at each bin, in radians."""
-    bins = 1 + n_fft // 2
-    turns = tf.cast(hop_length * tf.range(bins) % n_fft, tf.float32) / n_fft
-    return _central_difference(level, 2) * (hop_length / (_HANN_GAMMA * n_fft)) + 2.0 * math.pi * turns
-
-
-def _within_frame(slope, n_fft, hop_length):
-    """Phase along the bins of each frame up to a constant, from the log magnitude's change per frame."""
-    per_bin = slope * (-_HANN_GAMMA * n_fft / hop_length)
-    return tf.cumsum(0.5 * (per_bin + tf.pad(per_bin[..., :-1], [[0, 0], [0, 0], [1, 0]])), axis=-1)
-
-
-def _central_difference(x, axis):
-    """Half the difference of the two neighbours; at the ends, half that of the end and its neighbour."""
-    before, after = [[0, 0]] * 3, [[0, 0]] * 3
-    before[axis], after[axis] = [1, 0], [0, 1]
-    step = x[:, 1:] - x[:, :-1] if axis == 1 else x[..., 1:] - x[..., :-1]
-    return 0.5 * (tf.pad(step, before) + tf.pad(step, after))
-
-
-def _peaks(magnitude):
-    """Flat positions of the peaks of all frames, in order, and for every bin the number of the peak uphill of it."""
-    left = tf.pad(magnitude[..., :-1], [[0, 0], [0, 0], [1, 0]], constant_values=-1.0)
-    right = tf.pad(magnitude[..., 1:], [[0, 0], [0, 0], [0, 1]], constant_values=-1.0)
-    is_peak = (magnitude > left) & (magnitude >= right)
-    rises = (right > tf.maximum(left, magnitude)) & ~is_peak
-    is_peak, rises = tf.reshape(is_peak, [-1]), tf.reshape(rises, [-1])
-    peak_of = tf.cumsum(tf.cast(is_peak, tf.int32)) - tf.cast(~rises, tf.int32)
-    return tf.cast(tf.where(is_peak)[:, 0], tf.int32), peak_of
-
-
-def _wrapped(angle):
-    return angle - 2.0 * math.pi * tf.round(angle / (2.0 * math.pi))
 
 
 class CausalState(NamedTuple):
@@ -359,18 +213,18 @@ def causal_step(
     Raises:
         InputError: the last dimension is not ``1 + n_fft // 2``, or ``hop_length`` exceeds ``n_fft``.
     """
-    _check(magnitude, n_fft)
+    check_magnitude(magnitude, n_fft)
     if hop_length > n_fft:
         raise InputError(f"hop_length must not exceed n_fft={n_fft} in real time, received {hop_length}")
     known = tf.concat([state.magnitude, magnitude[:, None]], 1)
     loudest = tf.maximum(state.loudest, tf.reduce_max(known, [1, 2], keepdims=True))
-    cleaned, level = _cleaned(known, loudest)
-    advance = _advance(level[:, 1:2], n_fft, hop_length)
-    within = _within_frame(0.5 * (level[:, 2:] - level[:, :1]), n_fft, hop_length)
-    peaks, peak_of = _peaks(_without_faint(cleaned[:, 1:2]))
+    clean, level = cleaned(known, loudest)
+    advance = frame_advance(level[:, 1:2], n_fft, hop_length)
+    within = within_frame(0.5 * (level[:, 2:] - level[:, :1]), n_fft, hop_length)
+    peaks, peak_of = find_peaks(without_faint(clean[:, 1:2]))
     continued = state.phase + 0.5 * (state.advance + advance) - within
     phase = tf.gather(tf.gather(tf.reshape(continued, [-1]), peaks), peak_of)
-    phase = _wrapped(tf.reshape(phase, tf.shape(within)) + within)
+    phase = wrapped(tf.reshape(phase, tf.shape(within)) + within)
 
     window = hann(n_fft)
     now = known[:, 1]
@@ -401,7 +255,7 @@ def causal_step(
 
 def causal(magnitude: tf.Tensor, n_fft: int, hop_length: int, *, iterations: int = 2, length=None) -> tf.Tensor:
     """A whole spectrogram through :func:`causal_step`, its delay taken off. Arguments: see :func:`griffin_lim`."""
-    _check(magnitude, n_fft)
+    check_magnitude(magnitude, n_fft)
     frames = tf.shape(magnitude)[1]
     length = (frames - 1) * hop_length if length is None else length
     steps = frames + 1 + n_fft // hop_length  # the last ones play what is left
@@ -421,16 +275,7 @@ def causal(magnitude: tf.Tensor, n_fft: int, hop_length: int, *, iterations: int
         shape_invariants=(tf.TensorShape([]), shapes, tf.TensorShape(None)),
     )
     signal = tf.reshape(tf.transpose(pieces.stack(), [1, 0, 2]), [tf.shape(magnitude)[0], steps * hop_length])
-    return _uncentre(signal[:, hop_length:], n_fft, length)
-
-
-def _check(magnitude, n_fft):
-    bins = 1 + n_fft // 2
-    if magnitude.shape[-1] != bins:
-        raise InputError(
-            f"phase recovery needs linear-frequency magnitudes with {bins} bins for n_fft={n_fft}, received "
-            f"{magnitude.shape[-1]}; invert a mel scale first, and put a dropped Nyquist bin back"
-        )
+    return uncentre(signal[:, hop_length:], n_fft, length)
 
 
 def _transforms(magnitude, n_fft, hop_length, length) -> tuple[Callable, Callable, Callable]:
@@ -451,7 +296,7 @@ def _transforms(magnitude, n_fft, hop_length, length) -> tuple[Callable, Callabl
     def synthesise(spectrum):
         return overlap_add(tf.signal.irfft(spectrum, [n_fft]) * window, hop_length) * gain
 
-    return analyse, synthesise, lambda signal: _uncentre(signal, n_fft, length)
+    return analyse, synthesise, lambda signal: uncentre(signal, n_fft, length)
 
 
 def _initial(magnitude, phase, seed):

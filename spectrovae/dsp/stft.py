@@ -76,7 +76,7 @@ def istft(spectrum: tf.Tensor, n_fft: int, hop_length: int, length=None) -> tf.T
     length = (frames - 1) * hop_length if length is None else length
     gain = inverse_window_sum(n_fft, hop_length, frames)
     framed = tf.signal.irfft(spectrum, [n_fft]) * hann(n_fft)
-    return _uncentre(overlap_add(framed, hop_length) * gain, n_fft, length)
+    return uncentre(overlap_add(framed, hop_length) * gain, n_fft, length)
 
 
 def inverse_window_sum(n_fft: int, hop_length: int, frames) -> tf.Tensor:
@@ -85,7 +85,8 @@ def inverse_window_sum(n_fft: int, hop_length: int, frames) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.ones_like(total), tf.where(total > 1e-8, total, 0.0))
 
 
-def _uncentre(signal: tf.Tensor, n_fft: int, length) -> tf.Tensor:
+def uncentre(signal: tf.Tensor, n_fft: int, length) -> tf.Tensor:
+    """Take the centring off: (batch, samples) from ``n_fft // 2`` on, cut or zero-padded to ``length``."""
     signal = signal[:, n_fft // 2 :][:, :length]
     return tf.pad(signal, [[0, 0], [0, length - tf.shape(signal)[1]]])
 
