@@ -32,6 +32,8 @@ class Representation(keras.layers.Layer):
     """
 
     keeps_phase = False  # whether the inverse needs no phase search
+    n_fft: int  # window length in samples, of those that are made of STFT frames
+    hop_length: int  # samples between frames
 
     def __init__(
         self,
@@ -80,6 +82,11 @@ class Representation(keras.layers.Layer):
         bins = self.feature_shape(1)[0]
         return np.arange(bins) * (self.sample_rate / 2.0 / bins)
 
+    @property
+    def context(self) -> int:
+        """Frames before and after a block of frames that all of its samples and features depend on at most."""
+        return -(-self.n_fft // (2 * self.hop_length)) + 1
+
     def analyse(self, waveform, floor_db: float):
         """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, then the rest."""
         raise NotImplementedError
@@ -88,9 +95,13 @@ class Representation(keras.layers.Layer):
         """What ``analyse`` gave, (batch, bins, frames, channels) -> waveform (batch, length)."""
         raise NotImplementedError
 
-    def call(self, waveform):
-        """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, channels)."""
-        return self.from_db(self.decibels(waveform))
+    def call(self, waveform, statistics=None):
+        """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, channels).
+
+        Args:
+            statistics: under ``"per_example"``, the :meth:`statistics` to scale by instead of the waveform's own.
+        """
+        return self.from_db(self.decibels(waveform), statistics)
 
     def compute_output_shape(self, input_shape):
         batch, samples = input_shape
@@ -110,19 +121,23 @@ class Representation(keras.layers.Layer):
         """
         return self.synthesise(self.to_db(features, statistics), length)
 
+    def skip(self, features, frames: int):
+        """Features without their first ``frames``, such that the rest means what it meant behind them."""
+        return features[:, :, frames:]
+
     def statistics(self, db):
         """Minimum and maximum of each example in dB [shape=(batch, 2)], the side information of per-example scaling."""
         level, _ = split_level(db)
         return tf.stack([tf.reduce_min(level, axis=(1, 2, 3)), tf.reduce_max(level, axis=(1, 2, 3))], axis=-1)
 
-    def from_db(self, db):
+    def from_db(self, db, statistics=None):
         """Levels in dB -> features, same shape. Affine, never clipped, so that a perturbation in dB keeps its size."""
         level, carried = split_level(tf.cast(db, tf.float32))
         if self.normalisation == "per_bin":
             self._require_built()
             level = (level - self._column(self.bin_mean)) / self._column(self.bin_std)
         elif self.normalisation == "per_example":
-            low, high = self._low_high(self.statistics(level))
+            low, high = self._low_high(self.statistics(level) if statistics is None else statistics)
             level = tf.math.divide_no_nan(level - low, high - low)
         else:
             level = (level - self.min_db) / self.dynamic_range
