@@ -115,6 +115,12 @@ def inverse(
     return _fit(_joined(waveforms(step, 0, overlap), step * hop, 2 * context * hop), length)
 
 
+def evenly(waveform: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
+    """A waveform's pieces (samples,), of any sizes, in pieces of one size, the last one perhaps longer."""
+    for window, _, _ in _windows(_rows(waveform), samples, 0, 0):
+        yield window[0]
+
+
 def _rows(waveform: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     for piece in waveform:
         if np.ndim(piece) != 1:
