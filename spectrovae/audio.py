@@ -109,13 +109,12 @@ def stream(path: str | os.PathLike, sample_rate: int | None = None) -> Iterator[
     rate = sample_rate or header.sample_rate
     resampler = soxr.ResampleStream(header.sample_rate, rate, 1, dtype="float32", quality="HQ")
     missing = resampled_length(header.samples, header.sample_rate, rate)
-    for block in itertools.chain(blocks(path), [None]):
-        if block is not None and not np.isfinite(block).all():
+    for block in itertools.chain(blocks(path), [np.zeros((1, 0), np.float32)]):
+        if not np.isfinite(block).all():
             raise InputError(f"{path} holds NaN or infinite samples; repair or leave out the recording")
-        last = block is None
-        piece = np.zeros(0, np.float32) if last else to_mono(block)
+        piece = to_mono(block)
         if rate != header.sample_rate:
-            piece = resampler.resample_chunk(piece, last=last)[:missing]
+            piece = resampler.resample_chunk(piece, last=not len(piece))[:missing]
         missing -= len(piece)
         if len(piece):
             yield piece

@@ -145,7 +145,8 @@ class _Picture:
     """The loudest level of neighbouring frames, few enough of them to draw."""
 
     def __init__(self, frames: int):
-        self._group, self._done, self._parts = -(-frames // PICTURE_FRAMES), 0, []
+        self._group, self._done = -(-frames // PICTURE_FRAMES), 0
+        self._parts: list[np.ndarray] = []
 
     def add(self, levels: np.ndarray) -> None:
         """Take the next frames (bins, frames)."""

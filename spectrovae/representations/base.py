@@ -32,8 +32,9 @@ class Representation(keras.layers.Layer):
     """
 
     keeps_phase = False  # whether the inverse needs no phase search
-    n_fft: int  # window length in samples, of those that are made of STFT frames
-    hop_length: int  # samples between frames
+    # Of those that are made of STFT frames: samples in a window, and between frames.
+    n_fft: int
+    hop_length: int
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class Representation(keras.layers.Layer):
     def decibels(self, waveform):
         """Waveform (batch, samples) -> (batch, bins, frames, channels): level in [min_db, max_db], then the rest."""
         level, carried = split_level(self.analyse(check_waveform(waveform), self.min_db))
-        return tf.concat([tf.minimum(level, self.max_db), carried], axis=-1)
+        return join_level(tf.minimum(level, self.max_db), carried)
 
     def inverse(self, features, length=None, statistics=None):
         """Features (batch, bins, frames, channels) -> waveform (batch, length), by default the length the frames span.
@@ -141,7 +142,7 @@ class Representation(keras.layers.Layer):
             level = tf.math.divide_no_nan(level - low, high - low)
         else:
             level = (level - self.min_db) / self.dynamic_range
-        return tf.concat([level, carried], axis=-1)
+        return join_level(level, carried)
 
     def to_db(self, features, statistics=None):
         """Features -> levels in dB, same shape: the inverse of :meth:`from_db`."""
@@ -154,7 +155,7 @@ class Representation(keras.layers.Layer):
             level = level * (high - low) + low
         else:
             level = level * self.dynamic_range + self.min_db
-        return tf.concat([level, carried], axis=-1)
+        return join_level(level, carried)
 
     @property
     def db_per_unit(self) -> float | list[float]:
@@ -251,6 +252,11 @@ def load(path: str | os.PathLike) -> Representation:
 def split_level(values):
     """(..., channels) -> the level (..., 1) and the channels carried beside it (..., channels - 1)."""
     return values[..., :1], values[..., 1:]
+
+
+def join_level(level, carried):
+    """The inverse of :func:`split_level`."""
+    return tf.concat([level, carried], axis=-1) if carried.shape[-1] else level
 
 
 def check_waveform(waveform) -> tf.Tensor:

@@ -82,10 +82,10 @@ def inverse(
 ) -> Iterator[np.ndarray]:
     """Waveform pieces (samples,) of blocks of features (bins, frames, channels).
 
-    Where the representation keeps phase they are the inverse of the whole; an instantaneous frequency's running phase is
-    carried along, to float32 rounding of a block's first frame. Where it does not, each block's phase is searched by
-    itself, and blocks meet, in a cross-fade of a window's length, where they are most alike. Then a file of one block
-    comes back as the whole does, and a longer one depends on ``block_frames``, which is raised to at least 48 windows.
+    Where the representation keeps phase they are the inverse of the whole; the running phase of an instantaneous
+    frequency is carried along. Where it does not, each block's phase is searched by itself, and blocks meet where they
+    are most alike, in a cross-fade of about a window. A file of one block then comes back as the whole does, and what
+    a longer one sounds like depends on ``block_frames``, which is raised to at least 48 contexts.
 
     Args:
         length: samples wanted, by default those that the frames span. Zeros follow where the frames end.

@@ -56,16 +56,12 @@ class MDCT(Representation):
         if companding not in COMPANDINGS:
             raise InputError(f"companding must be one of {', '.join(COMPANDINGS)}, received {companding!r}")
         self.frame_length = 2 ** (int(math.log2(0.064 * sample_rate)) - 1) if frame_length is None else frame_length
+        self.hop_length = self.frame_length // 2
         dsp.mdct_window(window, self.frame_length)  # refuses what is wrong
         if not (scale > 0 and mu > 0):
             raise InputError(f"scale and mu must be positive, received {scale!r} and {mu!r}")
         self.window, self.companding, self.scale, self.mu = window, companding, float(scale), float(mu)
         self._full_scale = math.sqrt(self.frame_length) / 2.0
-
-    @property
-    def hop_length(self) -> int:
-        """Samples between frames: half of a frame."""
-        return self.frame_length // 2
 
     @property
     def context(self):
