@@ -3,11 +3,11 @@
     python benchmarks/features.py FOLDER [--rounds N] [--json FILE]
     python benchmarks/features.py --memory [--minutes 1 60]
 
-The speed is that of a whole pass from files: FOLDER is scanned first, then in each round all its recordings go through
-``Recordings.features``, once decoding batch by batch as a training without room for a cache does, once filling the
-cache as a training's first epoch does, and once from the cache; building the pipelines is part of the time. The loop is
-``librosa.load``, ``stft`` and ``amplitude_to_db`` of clips padded or cropped to the same length. Rounds take turns, so
-that what else the machine does falls on all; ratios are medians over rounds.
+The speed is that of passes over all recordings of FOLDER, which is scanned first, through ``Recordings.features``: a
+first pass without a cache, a second one over the same datasets, which decodes all files anew, then a first pass that
+fills the cache and one from it. First passes include the building of their pipelines. The loop is ``librosa.load``,
+``stft`` and ``amplitude_to_db`` of clips padded or cropped to the same length. Passes take turns, so that what else the
+machine does falls on all; ratios are medians over rounds, of clips per second and of clips per CPU second.
 
 The memory is the peak of a fresh process that makes features of a file of that many minutes and inverts them, less what
 a process that has only imported the library takes.
@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -47,38 +49,41 @@ def librosa_loop(paths: list[Path], sample_rate: int, samples: int, representati
     return len(paths)
 
 
-def pipeline(recordings: Recordings, representation: LogSTFT) -> int:
-    """One pass over every split; returns the number of clips."""
-    batches = (batch for split in SPLITS for batch in recordings.features(split, representation, 64))
-    return sum(len(batch) for batch in batches)
+def passes(manifest, representation: LogSTFT, **options) -> Iterator[int]:
+    """Go over every split again and again; each pass yields the number of clips."""
+    recordings = Recordings.open(manifest, **options)
+    datasets = [recordings.features(split, representation, 64) for split in SPLITS]
+    while True:
+        yield sum(len(batch) for dataset in datasets for batch in dataset)
 
 
 def speed(folder: str, rounds: int) -> dict:
-    """Clips per second of the pipelines and of the loop, and the ratios by round."""
+    """Clips per second, and per CPU second, of the pipelines and of the loop, and the ratios by round."""
     manifest = scan(folder)
     first = Recordings.open(manifest)
     representation = LogSTFT(first.sample_rate, n_fft=512, hop_length=128)
     paths = [manifest.root / record.path for record in manifest.accepted]
 
-    figures: dict[str, list[float]] = {"librosa": [], "uncached": [], "first cached pass": [], "later cached pass": []}
+    names = ("librosa", "first pass", "second pass", "pass that fills the cache", "pass from the cache")
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
 
-    def timed(name: str, run) -> None:
-        started = time.perf_counter()
+    def timed(name: str, run: Callable[[], int]) -> None:
+        started, used = time.perf_counter(), time.process_time()
         count = run()
-        figures[name].append(count / (time.perf_counter() - started))
+        figures[name].append((count / (time.perf_counter() - started), count / (time.process_time() - used)))
 
     librosa_loop(paths[:100], first.sample_rate, first.samples, representation)
     for index in range(rounds):
-        recordings = Recordings.open(manifest, cache_bytes=0)
-        timed("uncached", lambda recordings=recordings: pipeline(recordings, representation))
+        uncached, cached = passes(manifest, representation, cache_bytes=0), passes(manifest, representation)
+        timed("first pass", partial(next, uncached))
         timed("librosa", lambda: librosa_loop(paths, first.sample_rate, first.samples, representation))
-        recordings = Recordings.open(manifest)
-        timed("first cached pass", lambda recordings=recordings: pipeline(recordings, representation))
-        timed("later cached pass", lambda recordings=recordings: pipeline(recordings, representation))
-        row = ", ".join(f"{name} {values[-1]:.0f}" for name, values in figures.items())
+        timed("second pass", partial(next, uncached))
+        timed("pass that fills the cache", partial(next, cached))
+        timed("pass from the cache", partial(next, cached))
+        row = ", ".join(f"{name} {values[-1][0]:.0f}" for name, values in figures.items())
         print(f"round {index + 1}/{rounds}: {row} clips/s", file=sys.stderr, flush=True)
     ratios = {
-        name: [ours / loop for ours, loop in zip(values, figures["librosa"])]
+        name: [tuple(a / b for a, b in zip(ours, loop)) for ours, loop in zip(values, figures["librosa"])]
         for name, values in figures.items()
         if name != "librosa"
     }
@@ -133,7 +138,11 @@ def main() -> None:
     elif options.folder:
         result = speed(options.folder, options.rounds)
         for name, ratios in result["ratios"].items():
-            print(f"{name:20} {statistics.median(ratios):5.1f} times the loop ({min(ratios):.1f}-{max(ratios):.1f})")
+            wall, cpu = zip(*ratios)
+            print(
+                f"{name:26} {statistics.median(wall):5.1f} times the loop ({min(wall):.1f}-{max(wall):.1f}), "
+                f"{statistics.median(cpu):.1f} per CPU second"
+            )
     else:
         parser.error("give a folder of recordings, or --memory")
     if options.json:

@@ -2,11 +2,13 @@
 
 import itertools
 
+import librosa
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectrovae import audio
 from spectrovae.errors import InputError
 from spectrovae.representations import MDCT, LogSTFT, MagnitudePhase, blocks
 
@@ -140,6 +142,26 @@ def test_a_cross_fade_keeps_the_level_and_mends_the_sign():
     whole = random.standard_normal(4 * step + overlap).astype(np.float32)
     flipped = [(-1) ** i * whole[i * step : (i + 1) * step + overlap] for i in range(4)]
     np.testing.assert_allclose(np.concatenate(list(blocks._joined(iter(flipped), step, fade))), whole, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_searched_phases_meet_without_a_dip(data_folder):
+    """A minute of music in blocks of 9 s: as good as in one, and as loud where they meet."""
+    (path,) = (data_folder / "music").glob("*Vibe_Ace*")
+    waveform = audio.read(path, 8000)[0][: 60 * 8000]
+    representation = LogSTFT(8000, n_fft=512, hop_length=128)
+    features = np.asarray(representation(waveform[None]))
+    assert features.shape[2] > 3 * 576
+    whole = np.asarray(representation.inverse(features, len(waveform)))[0]
+    again = np.concatenate(list(blocks.inverse(representation, [features[0]], len(waveform), block_frames=576)))
+    assert not np.allclose(again, whole, atol=1e-2)
+    reference, *estimates = (
+        np.abs(librosa.stft(sound, n_fft=512, hop_length=128)) for sound in (waveform, whole, again)
+    )
+    convergence = [20 * np.log10(np.linalg.norm(found - reference) / np.linalg.norm(reference)) for found in estimates]
+    assert convergence[1] < convergence[0] + 0.5
+    levels = [10 * np.log10(np.square(sound.reshape(-1, 480)).mean(axis=1)) for sound in (whole, again)]
+    assert np.abs(levels[1] - levels[0]).max() < 1.5
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
 
-BLOCK_FRAMES = 4096
+BLOCK_FRAMES = 2048
 
 
 def forward(
