@@ -4,6 +4,7 @@ A waveform is float32 in [-1, 1], ``(samples,)`` when mono and ``(channels, samp
 wav (8 to 32 bit and float), flac, ogg (Vorbis, Opus) and mp3, through libsndfile; resampling is soxr's.
 """
 
+import itertools
 import math
 import os
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import soundfile
+import soxr
 
 from spectrovae.errors import InputError
 from spectrovae.files import replacing
@@ -92,6 +94,32 @@ def blocks(path: str | os.PathLike) -> Iterator[np.ndarray]:
             raise InputError(f"{path} is damaged or cut short: decoding stopped at sample {found}") from error
         if found < file.frames:
             raise InputError(f"{path} is cut short: {file.frames} samples promised, {found} are there")
+
+
+def stream(path: str | os.PathLike, sample_rate: int | None = None) -> Iterator[np.ndarray]:
+    """Yield a file piece by piece, mixed down and resampled: laid end to end what ``read(path, sample_rate)`` gives.
+
+    Args:
+        sample_rate: Hz; the file's own by default. Resampled samples are ``read``'s to the resampler's precision.
+
+    Raises:
+        InputError: as ``read``.
+    """
+    header = info(path)
+    rate = sample_rate or header.sample_rate
+    resampler = soxr.ResampleStream(header.sample_rate, rate, 1, dtype="float32", quality="HQ")
+    missing = resampled_length(header.samples, header.sample_rate, rate)
+    for block in itertools.chain(blocks(path), [np.zeros((1, 0), np.float32)]):
+        if not np.isfinite(block).all():
+            raise InputError(f"{path} holds NaN or infinite samples; repair or leave out the recording")
+        piece = to_mono(block)
+        if rate != header.sample_rate:
+            piece = resampler.resample_chunk(piece, last=not len(piece))[:missing]
+        missing -= len(piece)
+        if len(piece):
+            yield piece
+    if missing > 0:
+        yield np.zeros(missing, np.float32)
 
 
 def read_segment(path: str | os.PathLike, start: int, samples: int, sample_rate: int) -> np.ndarray:

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     representation_options(sub, "the file's peak")
 
     sub = command("invert", commands.invert)
-    sub.add_argument("features", metavar="FEATURES", help="features.npz of a folder that transform wrote")
+    sub.add_argument("features", metavar="FEATURES", help="features.npy of a folder that transform wrote")
     sub.add_argument("--out", required=True, help="audio file to write")
     sub.add_argument("--force", action="store_true", help="replace an existing file")
 

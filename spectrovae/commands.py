@@ -77,26 +77,37 @@ def data_fsdd(options) -> tuple[dict, str]:
 def transform(options) -> tuple[dict, str]:
     """Look at a sound in a representation, and hear what comes back: its ceiling, before any model."""
     from spectrovae import audio
-    from spectrovae.evaluation import ceiling
+    from spectrovae.evaluation import ceiling, report
+    from spectrovae.representations import blocks
 
-    waveform, sample_rate = audio.read(options.file, options.sample_rate)
+    header = audio.info(options.file)
+    sample_rate = options.sample_rate or header.sample_rate
+    samples = audio.resampled_length(header.samples, header.sample_rate, sample_rate)
     representation = _build_representation(options, sample_rate, max_db=options.max_db or 0.0)
+    report.check_output(options.out, force=options.force, mark=ceiling.RESULT)
+
+    def waveform():
+        return audio.stream(options.file, sample_rate)
+
+    def pieces():
+        return (piece for piece, _ in blocks.pieces(representation, waveform()))
+
     if options.max_db is None:
-        representation = _build_representation(options, sample_rate, max_db=representation.peak_db([waveform[None]]))
-    representation.adapt([waveform[None]])
-    figures = ceiling.write(representation, waveform, options.out, force=options.force)
+        representation = _build_representation(options, sample_rate, max_db=representation.peak_db(pieces()))
+    representation.adapt(pieces())
+    figures = ceiling.write(representation, waveform, samples, options.out, force=options.force)
     return figures | {"folder": options.out}, f"{options.out}: {_plain(figures)}"
 
 
 def invert(options) -> tuple[dict, str]:
     """Turn features that transform wrote back into sound."""
-    from spectrovae import audio
     from spectrovae.evaluation import ceiling
 
     out = _free(Path(options.out), options.force)
-    waveform, sample_rate = ceiling.invert(options.features)
-    audio.write(out, _unclipped(waveform, out), sample_rate)
-    return {"file": str(out)}, str(out)
+    peak = ceiling.invert(options.features, out)
+    if peak > 1.0:
+        _log(f"{out}: peak {peak:.2f} scaled down to full scale")
+    return {"file": str(out), "peak": peak}, str(out)
 
 
 def fit(options) -> tuple[dict, str]:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +225,10 @@ class Recordings:
         used = sum(array.shape.num_elements() for array in self._cache.values())
         return 4 * (used + math.prod(shape)) <= self._cache_bytes
 
-    def _keep(self, key: Any, shape: tuple[int, ...], batches: tf.data.Dataset) -> tf.Tensor:
-        array, done = np.empty(shape, np.float32), 0
-        for batch in batches:
-            array[done : done + len(batch)] = batch
-            done += len(batch)
+    def _keep(self, key: Any, batches: Iterable[tf.Tensor]) -> tf.Tensor:
         # Batches are gathered by tf.data, which works on the host.
         with tf.device("CPU:0"):
-            self._cache[key] = tf.convert_to_tensor(array)
+            self._cache[key] = tf.concat(list(batches), axis=0)
         return self._cache[key]
 
     def _waveform_array(self, split: str) -> tf.Tensor | None:
@@ -239,7 +236,7 @@ class Recordings:
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
         try:
-            return self._keep(key, shape, self._source.load_all(split))
+            return self._keep(key, self._source.load_all(split))
         except tf.errors.OpError as error:
             raise InputError(
                 f"a recording could not be decoded; scan the folder again: {error.message.splitlines()[0]}"
@@ -250,7 +247,8 @@ class Recordings:
         shape = (len(self.examples(split)), *representation.feature_shape(self.samples))
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
-        return self._keep(key, shape, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
+        # Computed once, and sooner done than traced.
+        return self._keep(key, (representation(batch) for batch in self.waveforms(split, 64)))
 
 
 def _manifest(source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None) -> Manifest:

@@ -94,6 +94,7 @@ class FileSource:
         kinds = sorted({(str(record.format), str(record.subtype)) for record in manifest.accepted})
         self._kind = {kind: place for place, kind in enumerate(kinds)}
         self._decoders = [decoder_for(*kind, decoder) for kind in kinds]
+        self._one_rate = all(record.sample_rate == sample_rate for record in manifest.accepted)
         self.examples = {
             split: [
                 Example(record.path, record.label, record.speaker, record.index, start)
@@ -125,6 +126,8 @@ class FileSource:
     def load_all(self, split: str) -> tf.data.Dataset:
         """All examples of a split in order, each file decoded once: a batch holds the pieces of one file."""
         records = self._records[split]
+        if len(records) == len(self.examples[split]):
+            return self.load(split, tf.data.Dataset.range(len(records)).batch(64)).prefetch(tf.data.AUTOTUNE)
         starts = tf.ragged.constant([self._starts(record) for record in records], dtype=tf.int64)
         files = tf.data.Dataset.from_tensor_slices((self._columns(records), starts))
 
@@ -141,27 +144,34 @@ class FileSource:
 
         A file that is one example is decoded whole, in the graph; a piece of a longer one is sought in it.
         """
-        records = self._records[split]
-        columns = self._columns(records)
+        records, examples = self._records[split], self.examples[split]
         place = {record.path: number for number, record in enumerate(records)}
-        places = np.array([place[example.path] for example in self.examples[split]])
-        starts = np.array([example.start for example in self.examples[split]])
-        alone = np.bincount(places) == 1
-
-        def load(row):
-            number = tf.gather(places, row)
-            file = {name: tf.gather(column, number) for name, column in columns.items()}
-            waveform = tf.cond(
-                tf.gather(alone, number),
-                lambda: self._fit(self._decode(file)),
-                lambda: tf.numpy_function(self._seek, [file["path"], tf.gather(starts, row)], tf.float32),
-            )
-            return tf.ensure_shape(waveform, (self.samples,))
+        places = np.array([place[example.path] for example in examples])
+        columns = {name: column[places] for name, column in self._columns(records).items()}
+        if len(examples) > len(records):
+            columns["whole"] = (np.bincount(places) == 1)[places]
+            columns["start"] = np.array([example.start for example in examples])
 
         def load_batch(rows):
-            return tf.map_fn(load, rows, fn_output_signature=tf.TensorSpec((self.samples,), tf.float32))
+            return self._read({name: tf.gather(column, rows) for name, column in columns.items()})
 
         return rows.map(load_batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    @tf.function(reduce_retracing=True)  # traced once for all splits
+    def _read(self, rows: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Examples (batch, samples) of the columns of some rows."""
+
+        def read(row):
+            def whole():
+                return self._fit(self._decode(row))
+
+            def piece():
+                return tf.numpy_function(self._seek, [row["path"], row["start"]], tf.float32)
+
+            waveform = tf.cond(row["whole"], whole, piece) if "whole" in row else whole()
+            return tf.ensure_shape(waveform, (self.samples,))
+
+        return tf.map_fn(read, rows, fn_output_signature=tf.TensorSpec((self.samples,), tf.float32))
 
     def _length(self, record: Record) -> int:
         """Samples of a recording at this source's rate."""
@@ -185,10 +195,10 @@ class FileSource:
         content = tf.io.read_file(file["path"])
         branches = [lambda decoder=decoder: decoder(content) for decoder in self._decoders]
         channels = tf.switch_case(file["kind"], branches) if len(branches) > 1 else branches[0]()
-        changed = tf.strings.join([file["path"], "changed since the scan"], " ")
-        tf.debugging.Assert(tf.shape(channels)[0] == file["samples"], [changed])
+        same = tf.shape(channels)[0] == file["samples"]
+        tf.debugging.Assert(same, [file["path"], "changed since the scan"])
         waveform = tf.reduce_mean(channels, axis=1)
-        if any(record.sample_rate != self.sample_rate for record in self.manifest.accepted):
+        if not self._one_rate:
             waveform = tf.cond(
                 file["rate"] == self.sample_rate,
                 lambda: waveform,

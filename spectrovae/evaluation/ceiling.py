@@ -1,51 +1,75 @@
 """What a representation keeps of a sound before any model: its ceiling, looked at, measured and heard.
 
 FOLDER/
-  features.npz  representation.keras     what invert needs
+  features.npy  representation.keras     what invert needs, with "samples" and "statistics" of ceiling.json
   spectrogram.png  reconstruction.wav
   ceiling.json                           the figures
+
+Everything goes block by block, so that a long file needs no more memory than a short one.
 """
 
+import contextlib
+import json
 import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from spectrovae import audio, files, plots, representations
 from spectrovae.errors import InputError
-from spectrovae.evaluation.metrics import Errors, spectral_convergence
 from spectrovae.evaluation.report import new_folder
-from spectrovae.representations import LogSTFT, Representation
+from spectrovae.representations import LogSTFT, Representation, blocks
 
 RESULT = "ceiling.json"
+PICTURE_FRAMES = 4000
+_BLOCK = 1 << 18
+
+Source = Callable[[], Iterable[np.ndarray]]
+"""A waveform that can be read more than once: each call gives its pieces, float32 (samples,), from the start."""
 
 
-def measure(representation: Representation, waveform: np.ndarray, again: np.ndarray) -> dict[str, Any]:
+def measure(representation: Representation, waveform: Source, again: Source) -> dict[str, float]:
     """Compare a waveform with what came back of it.
 
     Args:
         representation: what it went through.
-        waveform, again: [shape=(samples,)].
+        waveform, again: of the same length.
 
     Returns:
         ``snr_db`` where the representation keeps phase; ``spectral_convergence_db`` and ``log_spectral_distance_db``,
         both of STFT magnitudes, where it is invented.
     """
+    error = total = distance = 0.0
+    frames = 0
     if representation.keeps_phase:
-        noise = float(np.sum(np.square(waveform - again, dtype=np.float64)))
-        signal = float(np.sum(np.square(waveform, dtype=np.float64)))
-        return {"snr_db": 10.0 * np.log10(max(signal, 1e-20) / max(noise, 1e-20))}
+        for before, after in zip(blocks.evenly(waveform(), _BLOCK), blocks.evenly(again(), _BLOCK)):
+            error += float(np.sum(np.square(before - after, dtype=np.float64)))
+            total += float(np.sum(np.square(before, dtype=np.float64)))
+        return {"snr_db": 10.0 * np.log10(max(total, 1e-20) / max(error, 1e-20))}
     view = LogSTFT(representation.sample_rate, max_db=representation.max_db)
-    before, after = (np.asarray(view.decibels(np.asarray(x, np.float32)[None])) for x in (waveform, again))
+    for before, after in zip(blocks.decibels(view, waveform()), blocks.decibels(view, again())):
+        distance += float(np.sqrt(np.mean(np.square(after - before, dtype=np.float64), axis=0)).sum())
+        frames += before.shape[1]
+        before, after = 10.0 ** (before / 20.0), 10.0 ** (after / 20.0)
+        error += float(np.sum(np.square(after - before, dtype=np.float64)))
+        total += float(np.sum(np.square(before, dtype=np.float64)))
     return {
-        "spectral_convergence_db": float(spectral_convergence(before, after)[0]),
-        "log_spectral_distance_db": float(Errors.measure(before, after, view.min_db).lsd[0]),
+        "spectral_convergence_db": 10.0 * np.log10(max(error / total, 1e-12)),
+        "log_spectral_distance_db": distance / frames,
     }
 
 
-def write(representation: Representation, waveform: np.ndarray, out: str | os.PathLike, *, force: bool = False) -> dict:
-    """Transform a waveform (samples,) and keep features, picture, what comes back, and the figures in a folder.
+def write(
+    representation: Representation, waveform: Source, samples: int, out: str | os.PathLike, *, force: bool = False
+) -> dict[str, Any]:
+    """Transform a waveform and keep features, picture, what comes back, and the figures in a folder.
+
+    Args:
+        samples: of the waveform.
 
     Returns:
         The figures of :func:`measure`, ``feature_shape``, and ``peak`` of what came back.
@@ -53,41 +77,123 @@ def write(representation: Representation, waveform: np.ndarray, out: str | os.Pa
     Raises:
         InputError: the folder exists, or cannot be written.
     """
-    batch = np.asarray(waveform, np.float32)[None]
-    features = np.asarray(representation(batch))
-    levels = representation.decibels(batch)
-    statistics = np.asarray(representation.statistics(levels))
-    again = np.asarray(representation.inverse(features, len(waveform), statistics))[0]
-    figures = measure(representation, waveform, again)
-    figures |= {"feature_shape": list(features.shape[1:]), "peak": float(np.max(np.abs(again), initial=0.0))}
+    statistics = None
+    if representation.normalisation == "per_example":
+        statistics = blocks.statistics(representation, waveform())
+    shape = representation.feature_shape(samples)
     with new_folder(out, force=force, mark=RESULT) as folder:
-        np.savez(folder / "features.npz", features=features, statistics=statistics, length=len(waveform))
+        features, picture, done = folder / "features.npy", _Picture(shape[1]), 0
+        np.lib.format.open_memmap(features, "w+", np.float32, shape)
+        for block in blocks.forward(representation, waveform(), statistics=statistics):
+            # Mapped anew for each block: written pages count as memory of the process for as long as they are mapped.
+            np.load(features, mmap_mode="r+")[:, done : done + block.shape[1]] = block
+            picture.add(np.asarray(representation.to_db(block[None], statistics))[0, :, :, 0])
+            done += block.shape[1]
         representation.save(folder / "representation.keras")
-        audio.write(folder / "reconstruction.wav", again / max(1.0, figures["peak"]), representation.sample_rate)
+        found = blocks.inverse(representation, _blocks(features), samples, statistics=statistics)
+        with _set_aside(found, folder) as (again, peak):
+            figures: dict[str, Any] = measure(representation, waveform, again)
+            _write_sound(folder / "reconstruction.wav", again(), peak, representation.sample_rate)
+        figures |= {"feature_shape": list(shape), "peak": peak}
         figure = plots.spectrogram_figure(
-            np.asarray(levels)[0],
+            picture.levels,
             frequencies=representation.frequencies,
-            duration=len(waveform) / representation.sample_rate,
+            duration=samples / representation.sample_rate,
             min_db=representation.min_db,
             max_db=representation.max_db,
             size=(8.0, 4.0),
         )
         (folder / "spectrogram.png").write_bytes(plots.png(figure, transparent=False))
-        files.write_json(folder / RESULT, figures)
+        kept = None if statistics is None else statistics.tolist()
+        files.write_json(folder / RESULT, figures | {"samples": samples, "statistics": kept})
     return figures
 
 
-def invert(features: str | os.PathLike) -> tuple[np.ndarray, int]:
-    """Waveform (samples,) and its rate in Hz of a ``features.npz``, through the ``representation.keras`` beside it.
+def invert(features: str | os.PathLike, out: str | os.PathLike) -> float:
+    """Write the sound of a ``features.npy``, with ``ceiling.json`` and ``representation.keras`` beside it.
+
+    Args:
+        out: audio file to write; what exceeds full scale is scaled down.
+
+    Returns:
+        The sound's peak before that.
 
     Raises:
-        InputError: either file is missing or not what :func:`write` wrote.
+        InputError: one of the files is missing or not what :func:`write` wrote, or ``out`` cannot be written.
     """
-    path = Path(features)
+    path, out = Path(features), Path(out)
+    if out.suffix.lower() not in audio.SUFFIXES:
+        raise InputError(f"cannot write {out}: the name must end in one of {', '.join(audio.SUFFIXES)}")
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            values, statistics, length = kept["features"], kept["statistics"], int(kept["length"])
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not features.npz as spectrovae transform writes it: {error}") from error
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        kept = json.loads((path.parent / RESULT).read_text(encoding="utf-8"))
+        samples, statistics = int(kept["samples"]), kept["statistics"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not features.npy as spectrovae transform writes it: {error}") from error
     representation = representations.load(path.parent / "representation.keras")
-    return np.asarray(representation.inverse(values, length, statistics))[0], representation.sample_rate
+    if shape != representation.feature_shape(samples):
+        expected = representation.feature_shape(samples)
+        raise InputError(f"{path} holds features {shape}, expected {expected} for {samples} samples; transform again")
+    statistics = None if statistics is None else np.array(statistics, np.float32)
+    found = blocks.inverse(representation, _blocks(path), samples, statistics=statistics)
+    with files.replacing(out) as temporary, _set_aside(found, out.parent) as (sound, peak):
+        _write_sound(temporary, sound(), peak, representation.sample_rate)
+    return peak
+
+
+class _Picture:
+    """The loudest level of neighbouring frames, few enough of them to draw."""
+
+    def __init__(self, frames: int):
+        self._group, self._done = -(-frames // PICTURE_FRAMES), 0
+        self._parts: list[np.ndarray] = []
+
+    def add(self, levels: np.ndarray) -> None:
+        """Take the next frames (bins, frames)."""
+        column = (self._done + np.arange(levels.shape[1])) // self._group
+        columns, starts = np.unique(column, return_index=True)
+        found = np.maximum.reduceat(levels, starts, axis=1)
+        if self._parts and self._done % self._group:  # its first frames belong to a column begun before
+            self._parts[-1][:, -1] = np.maximum(self._parts[-1][:, -1], found[:, 0])
+            found = found[:, 1:]
+        if found.shape[1]:
+            self._parts.append(found)
+        self._done += levels.shape[1]
+
+    @property
+    def levels(self) -> np.ndarray:
+        """(bins, columns)."""
+        return np.concatenate(self._parts, axis=1)
+
+
+def _blocks(path: Path) -> Iterator[np.ndarray]:
+    """The features of a file (bins, frames, channels), some frames at a time."""
+    frames = np.load(path, mmap_mode="r", allow_pickle=False).shape[1]
+    for start in range(0, frames, blocks.BLOCK_FRAMES):
+        yield np.array(np.load(path, mmap_mode="r")[:, start : start + blocks.BLOCK_FRAMES])
+
+
+@contextlib.contextmanager
+def _set_aside(waveform: Iterable[np.ndarray], folder: Path) -> Iterator[tuple[Source, float]]:
+    """Keep a waveform in a nameless file, to read it again once its peak is known."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        peak = 0.0
+        for piece in waveform:
+            peak = max(peak, float(np.abs(piece).max()))
+            file.write(piece.astype(np.float32).tobytes())
+
+        def source() -> Iterator[np.ndarray]:
+            file.seek(0)
+            while data := file.read(4 * _BLOCK):
+                yield np.frombuffer(data, np.float32)
+
+        yield source, peak
+
+
+def _write_sound(path: Path, waveform: Iterable[np.ndarray], peak: float, sample_rate: int) -> None:
+    try:
+        with soundfile.SoundFile(path, "w", sample_rate, 1, format=path.suffix[1:].upper()) as file:
+            for piece in waveform:
+                file.write(piece / max(1.0, peak))
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"cannot write {path.name} at {sample_rate} Hz: {error.error_string}") from error

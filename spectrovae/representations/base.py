@@ -32,6 +32,9 @@ class Representation(keras.layers.Layer):
     """
 
     keeps_phase = False  # whether the inverse needs no phase search
+    # Of those that are made of STFT frames: samples in a window, and between frames.
+    n_fft: int
+    hop_length: int
 
     def __init__(
         self,
@@ -84,6 +87,11 @@ class Representation(keras.layers.Layer):
         """Frequency of each bin in Hz [shape=(bins,)]; by default evenly spaced from 0 to half the sample rate."""
         return np.arange(self.bins) * (self.sample_rate / 2.0 / self.bins)
 
+    @property
+    def context(self) -> int:
+        """Frames before and after a block of frames that all of its samples and features depend on at most."""
+        return -(-self.n_fft // (2 * self.hop_length)) + 1
+
     def analyse(self, waveform, floor_db: float):
         """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, then the rest."""
         raise NotImplementedError
@@ -92,9 +100,13 @@ class Representation(keras.layers.Layer):
         """What ``analyse`` gave, (batch, bins, frames, channels) -> waveform (batch, length)."""
         raise NotImplementedError
 
-    def call(self, waveform):
-        """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, channels)."""
-        return self.from_db(self.decibels(waveform))
+    def call(self, waveform, statistics=None):
+        """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, channels).
+
+        Args:
+            statistics: under ``"per_example"``, the :meth:`statistics` to scale by instead of the waveform's own.
+        """
+        return self.from_db(self.decibels(waveform), statistics)
 
     def compute_output_shape(self, input_shape):
         batch, samples = input_shape
@@ -104,7 +116,7 @@ class Representation(keras.layers.Layer):
     def decibels(self, waveform):
         """Waveform (batch, samples) -> (batch, bins, frames, channels): level in [min_db, max_db], then the rest."""
         level, carried = split_level(self.analyse(check_waveform(waveform), self.min_db))
-        return tf.concat([tf.minimum(level, self.max_db), carried], axis=-1)
+        return join_level(tf.minimum(level, self.max_db), carried)
 
     def inverse(self, features, length=None, statistics=None):
         """Features (batch, bins, frames, channels) -> waveform (batch, length), by default the length the frames span.
@@ -114,23 +126,27 @@ class Representation(keras.layers.Layer):
         """
         return self.synthesise(self.to_db(features, statistics), length)
 
+    def skip(self, features, frames: int):
+        """Features without their first ``frames``, such that the rest means what it meant behind them."""
+        return features[:, :, frames:]
+
     def statistics(self, db):
         """Minimum and maximum of each example in dB [shape=(batch, 2)], the side information of per-example scaling."""
         level, _ = split_level(db)
         return tf.stack([tf.reduce_min(level, axis=(1, 2, 3)), tf.reduce_max(level, axis=(1, 2, 3))], axis=-1)
 
-    def from_db(self, db):
+    def from_db(self, db, statistics=None):
         """Levels in dB -> features, same shape. Affine, never clipped, so that a perturbation in dB keeps its size."""
         level, carried = split_level(tf.cast(db, tf.float32))
         if self.normalisation == "per_bin":
             self._require_built()
             level = (level - self._column(self.bin_mean)) / self._column(self.bin_std)
         elif self.normalisation == "per_example":
-            low, high = self._low_high(self.statistics(level))
+            low, high = self._low_high(self.statistics(level) if statistics is None else statistics)
             level = tf.math.divide_no_nan(level - low, high - low)
         else:
             level = (level - self.min_db) / self.dynamic_range
-        return tf.concat([level, carried], axis=-1)
+        return join_level(level, carried)
 
     def to_db(self, features, statistics=None):
         """Features -> levels in dB, same shape: the inverse of :meth:`from_db`."""
@@ -143,7 +159,7 @@ class Representation(keras.layers.Layer):
             level = level * (high - low) + low
         else:
             level = level * self.dynamic_range + self.min_db
-        return tf.concat([level, carried], axis=-1)
+        return join_level(level, carried)
 
     @property
     def db_per_unit(self) -> float | list[float]:
@@ -240,6 +256,11 @@ def load(path: str | os.PathLike) -> Representation:
 def split_level(values):
     """(..., channels) -> the level (..., 1) and the channels carried beside it (..., channels - 1)."""
     return values[..., :1], values[..., 1:]
+
+
+def join_level(level, carried):
+    """The inverse of :func:`split_level`."""
+    return tf.concat([level, carried], axis=-1) if carried.shape[-1] else level
 
 
 def check_waveform(waveform) -> tf.Tensor:

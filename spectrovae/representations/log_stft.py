@@ -65,7 +65,7 @@ class LogSTFT(Representation):
         return (frames - 1) * self.hop_length
 
     def analyse(self, waveform, floor_db):
-        spectrum = stft(waveform, self.n_fft, self.hop_length)[..., :-1] / tf.complex(self._full_scale, 0.0)
+        spectrum = stft(waveform / self._full_scale, self.n_fft, self.hop_length)[..., :-1]
         power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
         return tf.transpose(power_to_db(power, floor_db), [0, 2, 1])[..., None]
 

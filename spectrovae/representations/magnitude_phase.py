@@ -98,6 +98,16 @@ class MagnitudePhase(Representation):
         spectrum = tf.concat([tf.complex(first, zeros), spectrum[..., 1:], tf.complex(nyquist, zeros)], axis=-1)
         return istft(spectrum, self.n_fft, self.hop_length, length)
 
+    def skip(self, features, frames):
+        kept = features[:, :, frames:]
+        if self.phase == "cos_sin" or not frames:
+            return kept
+        # The first frame's advance is from phase 0: it takes over all that went before.
+        advance = tf.reduce_sum(tf.cast(features[:, :, : frames + 1, 1:], tf.float64), axis=2, keepdims=True) * math.pi
+        advance = _wrap(advance + frames * self._centre_advance()[..., None]) / math.pi
+        first = tf.concat([kept[:, :, :1, :1], tf.cast(advance, tf.float32)], axis=-1)
+        return tf.concat([first, kept[:, :, 1:]], axis=2)
+
     def _centre_advance(self):
         """Phase by which each bin's centre frequency advances in a hop, in radians, float64 [shape=(1, bins, 1)]."""
         turns = tf.range(self.n_fft // 2, dtype=tf.float64) * (self.hop_length / self.n_fft)

@@ -56,11 +56,16 @@ class MDCT(Representation):
         if companding not in COMPANDINGS:
             raise InputError(f"companding must be one of {', '.join(COMPANDINGS)}, received {companding!r}")
         self.frame_length = 2 ** (int(math.log2(0.064 * sample_rate)) - 1) if frame_length is None else frame_length
+        self.hop_length = self.frame_length // 2
         dsp.mdct_window(window, self.frame_length)  # refuses what is wrong
         if not (scale > 0 and mu > 0):
             raise InputError(f"scale and mu must be positive, received {scale!r} and {mu!r}")
         self.window, self.companding, self.scale, self.mu = window, companding, float(scale), float(mu)
         self._full_scale = math.sqrt(self.frame_length) / 2.0
+
+    @property
+    def context(self):
+        return 1
 
     @property
     def signed(self) -> bool:
@@ -83,22 +88,22 @@ class MDCT(Representation):
         level, sign = split_level(db)
         return self._waveform(dsp.sign_log_expand(sign, level), length)
 
-    def call(self, waveform):
+    def call(self, waveform, statistics=None):
         if not self.signed:
-            return super().call(waveform)
-        return self._compand(self._coefficients(check_waveform(waveform)))
+            return super().call(waveform, statistics)
+        return self._compand(self._coefficients(check_waveform(waveform)), statistics)
 
     def inverse(self, features, length=None, statistics=None):
         if not self.signed:
             return super().inverse(features, length, statistics)
         return self._waveform(self._expand(tf.cast(features, tf.float32), statistics), length)
 
-    def from_db(self, db):
+    def from_db(self, db, statistics=None):
         """(level, sign) -> features."""
         if not self.signed:
-            return super().from_db(db)
+            return super().from_db(db, statistics)
         level, sign = split_level(tf.cast(db, tf.float32))
-        return self._compand(dsp.sign_log_expand(sign, level))
+        return self._compand(dsp.sign_log_expand(sign, level), statistics)
 
     def to_db(self, features, statistics=None):
         """Features -> (level, sign); what is below ``min_db`` reads that level with sign 0."""
@@ -158,13 +163,14 @@ class MDCT(Representation):
             return math.asinh(peak / self.scale)
         return math.log1p(self.mu * peak) / math.log1p(self.mu) if self.companding == "mu_law" else peak
 
-    def _compand(self, coefficients):
+    def _compand(self, coefficients, statistics=None):
         values = self._raw_compand(coefficients)
         if self.normalisation == "per_bin":
             self._require_built()
             return values / self._column(self.bin_std)
         if self.normalisation == "per_example":
-            return tf.math.divide_no_nan(values, tf.reduce_max(tf.abs(values), axis=(1, 2, 3), keepdims=True))
+            top = tf.reduce_max(tf.abs(values), axis=(1, 2, 3), keepdims=True)
+            return tf.math.divide_no_nan(values, top if statistics is None else self._example_top(statistics))
         return values / self._top()
 
     def _expand(self, features, statistics):
@@ -172,9 +178,12 @@ class MDCT(Representation):
             self._require_built()
             return self._raw_expand(features * self._column(self.bin_std))
         if self.normalisation == "per_example" and statistics is not None:
-            _, high = self._low_high(tf.cast(statistics, tf.float32))
-            return self._raw_expand(features * self._raw_compand(10.0 ** (high / 20.0)))
+            return self._raw_expand(features * self._example_top(statistics))
         return self._raw_expand(features * self._top())
+
+    def _example_top(self, statistics):
+        _, high = self._low_high(tf.cast(statistics, tf.float32))
+        return self._raw_compand(10.0 ** (high / 20.0))
 
     def get_config(self):
         return {

@@ -1,0 +1,203 @@
+"""Long files piece by piece: forward and inverse in memory that does not grow with the length.
+
+Waveforms come and go as float32 pieces (samples,), features as blocks (bins, frames, channels); what comes may have any
+sizes. A block is computed with the few frames around it that it depends on, so that blocks laid end to end are what the
+representation makes of the whole file, to float32 rounding. An inverse that has to search for phases is the exception:
+its blocks overlap and are cross-faded, which is another result, about as good.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from spectrovae.errors import InputError
+from spectrovae.representations.base import Representation
+
+BLOCK_FRAMES = 2048
+
+
+def forward(
+    representation: Representation,
+    waveform: Iterable[np.ndarray],
+    *,
+    statistics: np.ndarray | None = None,
+    block_frames: int = BLOCK_FRAMES,
+) -> Iterator[np.ndarray]:
+    """Features (bins, frames, channels) of a waveform's pieces (samples,), in blocks of ``block_frames``.
+
+    Args:
+        statistics: under ``"per_example"``, what :func:`statistics` found in a pass before this one.
+
+    Raises:
+        InputError: there are no samples, or ``"per_example"`` goes without its statistics.
+    """
+    if representation.normalisation == "per_example" and statistics is None:
+        raise InputError(
+            "normalisation 'per_example' needs the extremes of the whole file: pass what blocks.statistics finds"
+        )
+    for piece, inner in pieces(representation, waveform, block_frames):
+        yield np.asarray(representation(piece, statistics=statistics))[0, :, inner]
+
+
+def decibels(
+    representation: Representation, waveform: Iterable[np.ndarray], *, block_frames: int = BLOCK_FRAMES
+) -> Iterator[np.ndarray]:
+    """``representation.decibels`` of a waveform's pieces (samples,), in blocks (bins, frames, channels)."""
+    for piece, inner in pieces(representation, waveform, block_frames):
+        yield np.asarray(representation.decibels(piece))[0, :, inner]
+
+
+def statistics(
+    representation: Representation, waveform: Iterable[np.ndarray], *, block_frames: int = BLOCK_FRAMES
+) -> np.ndarray:
+    """``representation.statistics`` of a waveform's pieces (samples,): its extremes in dB [shape=(1, 2)]."""
+    low, high = np.inf, -np.inf
+    for db in decibels(representation, waveform, block_frames=block_frames):
+        low, high = min(low, db[..., 0].min()), max(high, db[..., 0].max())
+    return np.array([[low, high]], np.float32)
+
+
+def pieces(
+    representation: Representation, waveform: Iterable[np.ndarray], block_frames: int = BLOCK_FRAMES
+) -> Iterator[tuple[np.ndarray, slice]]:
+    """Cut a waveform into overlapping pieces (1, samples), each with the frames of it that are the whole file's.
+
+    Raises:
+        InputError: there are no samples, or a piece is not (samples,).
+    """
+    hop, context = representation.hop_length, representation.context
+    before, after = context * hop, (context - 1) * hop
+    for piece, offset, last in _windows(_rows(waveform), block_frames * hop, before, after):
+        first = offset // hop
+        yield piece, slice(first, None if last else first + block_frames)
+
+
+def inverse(
+    representation: Representation,
+    features: Iterable[np.ndarray],
+    length: int | None = None,
+    *,
+    statistics: np.ndarray | None = None,
+    block_frames: int = BLOCK_FRAMES,
+) -> Iterator[np.ndarray]:
+    """Waveform pieces (samples,) of blocks of features (bins, frames, channels).
+
+    Where the representation keeps phase they are the inverse of the whole; the running phase of an instantaneous
+    frequency is carried along. Where it does not, each block's phase is searched by itself, and blocks meet where they
+    are most alike, in a cross-fade of about a window. A file of one block then comes back as the whole does, and what
+    a longer one sounds like depends on ``block_frames``, which is raised to at least 48 contexts.
+
+    Args:
+        length: samples wanted, by default those that the frames span. Zeros follow where the frames end.
+        statistics: under ``"per_example"``, what :func:`statistics` found.
+
+    Raises:
+        InputError: there are no features.
+    """
+    hop, context = representation.hop_length, representation.context
+
+    def skip(block, frames):
+        return np.asarray(representation.skip(block[None], frames))[0]
+
+    def waveforms(step, before, after):
+        start = 0
+        for block, offset, last in _windows(features, step, before, after, skip):
+            rest = None if length is None or not last else length - (start - offset) * hop
+            natural = rest is None or rest <= 0
+            waveform = np.asarray(representation.inverse(block[None], None if natural else rest, statistics))[0]
+            yield waveform[offset * hop : None if last or not before else (offset + step) * hop]
+            start += step
+
+    if representation.keeps_phase:
+        return _fit(waveforms(block_frames, context, context), length)
+    overlap = 24 * context
+    step = max(block_frames, 2 * overlap)
+    return _fit(_joined(waveforms(step, 0, overlap), step * hop, 2 * context * hop), length)
+
+
+def evenly(waveform: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
+    """A waveform's pieces (samples,), of any sizes, in pieces of one size, the last one perhaps longer."""
+    for window, _, _ in _windows(_rows(waveform), samples, 0, 0):
+        yield window[0]
+
+
+def _rows(waveform: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for piece in waveform:
+        if np.ndim(piece) != 1:
+            raise InputError(f"pieces of a waveform must be shaped (samples,), received {np.shape(piece)}")
+        yield np.asarray(piece)[None]
+
+
+def _windows(
+    values: Iterable[np.ndarray], step: int, before: int, after: int, skip: Callable = lambda block, n: block[:, n:]
+) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """Cut a stream along axis 1 into windows of ``step`` with ``before`` and ``after`` of their neighbours.
+
+    Yields:
+        The window, where in it the step begins, and whether it is the last, which takes all that is left.
+    """
+    if step < 1:
+        raise InputError(f"block_frames must be at least 1, received {step}")
+    parts: list[np.ndarray] = []
+    waiting, offset = 0, 0
+    for part in values:
+        parts.append(part)
+        waiting += part.shape[1]
+        while waiting > offset + step + after:
+            whole = np.concatenate(parts, axis=1)
+            yield whole[:, : offset + step + after], offset, False
+            dropped = max(0, offset + step - before)
+            parts, waiting, offset = [skip(whole, dropped)], waiting - dropped, offset + step - dropped
+    if not waiting:
+        raise InputError("there is nothing to transform: no samples and no frames came")
+    yield np.concatenate(parts, axis=1), offset, True
+
+
+def _joined(waveforms: Iterator[np.ndarray], step: int, fade: int) -> Iterator[np.ndarray]:
+    """Cross-fade waveforms that begin ``step`` samples apart and overlap."""
+    pending, start = next(waveforms), 0  # what is pending begins ``start`` samples into its step
+    for following in waveforms:
+        head, tail = np.split(pending, [step - start])
+        shared = min(len(tail), len(following))
+        seam, sign, mixed = _cross_fade(tail[:shared], following[:shared], min(fade, shared))
+        yield head
+        yield tail[:seam]
+        pending, start = np.concatenate([mixed, sign * following[seam + len(mixed) :]]), seam
+    yield pending
+
+
+def _cross_fade(old: np.ndarray, new: np.ndarray, fade: int) -> tuple[int, float, np.ndarray]:
+    """Where to pass from one waveform to the other, with which sign of the new one, and the ``fade`` samples between.
+
+    A search for phases may end with either sign. The middle half of the waveforms is searched for the place where they
+    differ least: their ends were searched without the neighbours on one side.
+    """
+
+    def sums(values):
+        total = np.cumsum(np.concatenate([[0.0], values]))
+        return total[fade:] - total[:-fade]
+
+    common, energy = sums(np.float64(old) * new), (sums(np.float64(old) ** 2), sums(np.float64(new) ** 2))
+    different = energy[0] + energy[1] - 2.0 * np.abs(common)
+    places = len(different)
+    seam = places // 4 + int(np.argmin(different[places // 4 : places - places // 4]))
+    sign = -1.0 if common[seam] < 0.0 else 1.0
+    likeness = min(1.0, abs(common[seam]) / np.sqrt(energy[0][seam] * energy[1][seam] + 1e-30))
+    rise = np.sin(0.5 * np.pi * (np.arange(fade) + 0.5) / fade) ** 2
+    fall = 1.0 - rise
+    # Unlike waveforms add up in power only, and the sum would dip.
+    level = np.sqrt(rise**2 + fall**2 + 2.0 * likeness * rise * fall)
+    here = slice(seam, seam + fade)
+    return seam, sign, ((fall * old[here] + rise * sign * new[here]) / level).astype(np.float32)
+
+
+def _fit(waveforms: Iterable[np.ndarray], length: int | None) -> Iterator[np.ndarray]:
+    """Cut off what exceeds ``length``, and put zeros where it is not reached."""
+    done = 0
+    for waveform in waveforms:
+        waveform = waveform if length is None else waveform[: length - done]
+        done += len(waveform)
+        if len(waveform):
+            yield waveform
+    if length is not None and done < length:
+        yield np.zeros(length - done, np.float32)
