@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from spectrovae import audio
 from spectrovae.errors import InputError
-from spectrovae.representations import MDCT, LogSTFT, MagnitudePhase, blocks
+from spectrovae.representations import MDCT, LogMel, LogSTFT, MagnitudePhase, Spectrum, blocks
 
 EXACT = {"max_db": 6.1, "dynamic_range": 160.0}
 MAKERS = {
     "log-stft": lambda **options: LogSTFT(8000, n_fft=64, hop_length=16, **options),
     "log-stft, odd hop": lambda **options: LogSTFT(8000, n_fft=64, hop_length=13, **options),
+    "log-mel": lambda **options: LogMel(8000, n_fft=64, hop_length=16, n_mels=10, **options),
     "cos-sin": lambda **options: MagnitudePhase(8000, n_fft=64, hop_length=16, **EXACT, **options),
     "cos-sin, odd hop": lambda **options: MagnitudePhase(8000, n_fft=64, hop_length=23, **EXACT, **options),
     "frequency": lambda **options: MagnitudePhase(
@@ -179,3 +180,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     short, long = (float(fresh_process(code, minutes)) for minutes in (2, 10))
     # Ten minutes are 19 MB of samples, 115 MB of features and as much again in between.
     assert long < short + 40
+
+
+def test_what_is_of_the_whole_sound_is_not_cut():
+    representation, waveform = Spectrum(8000, n_fft=256, content="magnitude_phase"), sound(5000)
+    (features,) = blocks.forward(representation, cut(waveform, [700]), block_frames=1)
+    np.testing.assert_array_equal(features, np.asarray(representation(waveform[None]))[0])
+    (again,) = blocks.inverse(representation, [features], 3000)
+    np.testing.assert_array_equal(again, np.asarray(representation.inverse(features[None], 3000))[0])

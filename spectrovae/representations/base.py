@@ -32,9 +32,8 @@ class Representation(keras.layers.Layer):
     """
 
     keeps_phase = False  # whether the inverse needs no phase search
-    # Of those that are made of STFT frames: samples in a window, and between frames.
-    n_fft: int
-    hop_length: int
+    n_fft: int  # samples in a window
+    hop_length: int = 0  # samples between frames; 0 where the features are of the whole sound
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class Representation(keras.layers.Layer):
     @property
     def context(self) -> int:
         """Frames before and after a block of frames that all of its samples and features depend on at most."""
-        return -(-self.n_fft // (2 * self.hop_length)) + 1
+        return -(-self.n_fft // (2 * (self.hop_length or self.n_fft))) + 1
 
     def analyse(self, waveform, floor_db: float):
         """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, then the rest."""

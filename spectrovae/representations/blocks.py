@@ -66,6 +66,9 @@ def pieces(
         InputError: there are no samples, or a piece is not (samples,).
     """
     hop, context = representation.hop_length, representation.context
+    if not hop:
+        yield np.concatenate(list(_rows(waveform)), axis=1), slice(None)
+        return
     before, after = context * hop, (context - 1) * hop
     for piece, offset, last in _windows(_rows(waveform), block_frames * hop, before, after):
         first = offset // hop
@@ -87,6 +90,8 @@ def inverse(
     are most alike, in a cross-fade of about a window. A file of one block then comes back as the whole does, and what
     a longer one sounds like depends on ``block_frames``, which is raised to at least 48 contexts.
 
+    Features of the whole sound, which have no hop, are inverted at once.
+
     Args:
         length: samples wanted, by default those that the frames span. Zeros follow where the frames end.
         statistics: under ``"per_example"``, what :func:`statistics` found.
@@ -95,6 +100,9 @@ def inverse(
         InputError: there are no features.
     """
     hop, context = representation.hop_length, representation.context
+    if not hop:
+        whole = np.concatenate(list(features), axis=1)[None]
+        return iter(np.asarray(representation.inverse(whole, length, statistics)))
 
     def skip(block, frames):
         return np.asarray(representation.skip(block[None], frames))[0]

@@ -148,14 +148,15 @@ class Spectrum(Representation):
             levels = [factor * (value if self.normalisation == "per_bin" else 1.0) for value in levels]
         return levels + [0.0] * (self.bins if self.content == "magnitude_phase" else 0)
 
-    def from_db(self, db):
+    def from_db(self, db, statistics=None):
         """(batch, bins, 1, channels) of level and what is carried -> features."""
         db = tf.cast(db, tf.float32)
         if self.scale == "linear":
             level, carried = split_level(db)
-            db = tf.concat([self._scaled(self._amplitude(level, carried)), *self._kept(carried)], axis=-1)
+            values = self._scaled(self._amplitude(level, carried), statistics)
+            db = tf.concat([values, *self._kept(carried)], axis=-1)
         else:
-            db = super().from_db(db)
+            db = super().from_db(db, statistics)
         return tf.concat(tf.split(db, 2, axis=-1), axis=1) if self.content == "magnitude_phase" else db
 
     def to_db(self, features, statistics=None):
@@ -175,12 +176,15 @@ class Spectrum(Representation):
     def _kept(self, carried):
         return [carried] if self.content == "magnitude_phase" else []
 
-    def _scaled(self, values):
+    def _scaled(self, values, statistics):
         if self.normalisation == "per_bin":
             self._require_built()
             return (values - self._column(self.bin_mean)) / self._column(self.bin_std)
         if self.normalisation == "per_example":
-            return tf.math.divide_no_nan(values, tf.reduce_max(tf.abs(values), axis=(1, 2, 3), keepdims=True))
+            largest = tf.reduce_max(tf.abs(values), axis=(1, 2, 3), keepdims=True)
+            if statistics is not None:
+                largest = db_to_magnitude(self._low_high(tf.cast(statistics, tf.float32))[1])
+            return tf.math.divide_no_nan(values, largest)
         return values / 10.0 ** (self.max_db / 20.0)
 
     def _unscaled(self, values, statistics):
