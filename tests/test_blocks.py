@@ -147,7 +147,7 @@ def test_a_cross_fade_keeps_the_level_and_mends_the_sign():
 @pytest.mark.slow
 def test_searched_phases_meet_without_a_dip(data_folder):
     """A minute of music in blocks of 9 s: as good as in one, and as loud where they meet."""
-    (path,) = (data_folder / "music").glob("*Vibe_Ace*")
+    (path,) = (data_folder / "music").glob("*Vibe_Ace*.ogg")
     waveform = audio.read(path, 8000)[0][: 60 * 8000]
     representation = LogSTFT(8000, n_fft=512, hop_length=128)
     features = np.asarray(representation(waveform[None]))
