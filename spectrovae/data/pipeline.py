@@ -9,7 +9,6 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +224,7 @@ class Recordings:
         used = sum(array.shape.num_elements() for array in self._cache.values())
         return 4 * (used + math.prod(shape)) <= self._cache_bytes
 
-    def _keep(self, key: Any, batches: Iterable[tf.Tensor]) -> tf.Tensor:
+    def _keep(self, key: Any, batches: tf.data.Dataset) -> tf.Tensor:
         # Batches are gathered by tf.data, which works on the host.
         with tf.device("CPU:0"):
             self._cache[key] = tf.concat(list(batches), axis=0)
@@ -247,8 +246,7 @@ class Recordings:
         shape = (len(self.examples(split)), *representation.feature_shape(self.samples))
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
-        # Computed once, and sooner done than traced.
-        return self._keep(key, (representation(batch) for batch in self.waveforms(split, 64)))
+        return self._keep(key, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
 
 
 def _manifest(source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None) -> Manifest:
