@@ -103,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", help="run/config.json of a run to repeat, in place of the other options")
     sub.add_argument("--sample-rate", type=int, help="Hz; the recordings' most common by default")
     sub.add_argument("--duration", type=float, help="seconds of an example")
+    sub.add_argument("--long", default="auto", choices=("auto", "crop", "chunk"), help="what becomes of longer ones")
+    sub.add_argument("--overlap", type=float, default=0.5, help="the part that neighbouring chunks share")
     sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
     split_rule(sub, "--split")
     representation_options(sub, "the training split's peak")

@@ -248,8 +248,8 @@ def _recordings(options):
     from spectrovae.data import Recordings
 
     return Recordings.open(
-        options.data, sample_rate=options.sample_rate, duration=options.duration, split=options.split_rule,
-        pattern=options.pattern, progress=_counter("scanned"),
+        options.data, sample_rate=options.sample_rate, duration=options.duration, long=options.long,
+        overlap=options.overlap, split=options.split_rule, pattern=options.pattern, progress=_counter("scanned"),
     )  # fmt: skip
 
 

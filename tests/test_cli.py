@@ -100,8 +100,11 @@ def test_a_mixed_folder_trains(sounds, tmp_path, capsys):
         tone = 0.3 * np.sin(2 * np.pi * (200 + 50 * index) * np.arange(8000) / 8000)
         soundfile.write(sounds / f"tone{index}.wav", tone, 8000)
     out = tmp_path / "model"
-    assert main(["fit", "unet", "--data", str(sounds), "--out", str(out), "--sample-rate", "8000", *FIT]) == 0
+    arguments = ["--data", str(sounds), "--sample-rate", "8000", "--long", "chunk", "--overlap", "0.25"]
+    assert main(["fit", "unet", *arguments, "--out", str(out), *FIT]) == 0
     assert main(["verify", str(out)]) == 0
+    opened = json.loads((out / "run" / "config.json").read_text())["data"]["open"]
+    assert (opened["long"], opened["overlap"]) == ("chunk", 0.25)
 
 
 def test_wrong_paths_and_folders(bundles, tmp_path, capsys):
