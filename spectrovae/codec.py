@@ -20,7 +20,7 @@ import tensorflow as tf
 import spectrovae
 from spectrovae import files, losses, representations
 from spectrovae.errors import InputError
-from spectrovae.models.vae import posterior_of
+from spectrovae.models.base import posteriors_of
 
 FORMAT_VERSION = 1
 PARTS = ("representation", "encoder", "decoder")
@@ -67,18 +67,15 @@ class Codec:
                 f"the encoder takes features shaped {(bins, frames, channels)}, the representation gives "
                 f"{representation.feature_shape(self.segment_samples)}"
             )
-        self.latent_shapes = [tuple(tensor.shape[1:]) for tensor in encoder.outputs]
-        if self.latent_shapes != [tuple(tensor.shape[1:]) for tensor in decoder.inputs]:
+        self.latent_shapes, self.latent_types = _signature(encoder.outputs)
+        if (self.latent_shapes, self.latent_types) != _signature(decoder.inputs):
             raise InputError(
-                f"the encoder returns latents shaped {self.latent_shapes}, the decoder takes "
-                f"{[tuple(tensor.shape[1:]) for tensor in decoder.inputs]}"
+                f"the encoder returns latents of shapes and types {_signature(encoder.outputs)}, the decoder takes "
+                f"{_signature(decoder.inputs)}"
             )
         waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
         length = tf.TensorSpec([], tf.int32, name="length")
-        latent = self.pack([
-            tf.TensorSpec([None, None, *shape], tf.float32, name=f"latent_{index}")
-            for index, shape in enumerate(self.latent_shapes)
-        ])  # fmt: skip
+        latent = self.pack(self.latent_specs([f"latent_{index}" for index in range(len(self.latent_shapes))]))
         self._encode = tf.function(self.encode_graph, input_signature=[waveform], autograph=False)
         self._decode = tf.function(self.decode_graph, input_signature=[latent, length], autograph=False)
         self._reconstruct = tf.function(self.reconstruct_graph, input_signature=[waveform], autograph=False)
@@ -124,9 +121,8 @@ class Codec:
         bins, channels = features.shape[1], features.shape[3]
         cut = tf.reshape(features, [shape[0], bins, segments, self.segment_frames, channels])
         cut = tf.reshape(tf.transpose(cut, [0, 2, 1, 3, 4]), [-1, bins, self.segment_frames, channels])
-        return tf.nest.map_structure(
-            lambda z: tf.cast(tf.reshape(z, [shape[0], segments, *z.shape[1:]]), tf.float32), self.encoder(cut)
-        )
+        parts = zip(tf.nest.flatten(self.encoder(cut)), self.latent_types)
+        return self.pack([tf.cast(tf.reshape(z, [shape[0], segments, *z.shape[1:]]), kind) for z, kind in parts])
 
     def _decode_features(self, latent):
         batch, segments = tf.unstack(tf.shape(tf.nest.flatten(latent)[0])[:2])
@@ -156,14 +152,18 @@ class Codec:
 
     def decode(self, latent, length: int | None = None) -> np.ndarray:
         """Waveforms of latents: float32 [shape=(batch, length)], by default all that the segments span."""
-        parts = [np.asarray(z, np.float32) for z in (latent if isinstance(latent, list | tuple) else [latent])]
+        parts = [np.asarray(z) for z in (latent if isinstance(latent, list | tuple) else [latent])]
         if len(parts) != len(self.latent_shapes) or any(
             z.shape[2:] != shape or z.ndim < 2 for z, shape in zip(parts, self.latent_shapes)
         ):
             raise InputError(
                 f"latent must be shaped (batch, segments) + {self.latent_shapes}, received {[z.shape for z in parts]}"
             )
-        return self._decode(self.pack([tf.constant(z) for z in parts]), -1 if length is None else length).numpy()
+        for z, kind in zip(parts, self.latent_types):
+            if kind.is_integer and not np.issubdtype(z.dtype, np.integer):
+                raise InputError(f"{self.name} decodes integer codes, received {z.dtype}; give what encode returned")
+        packed = self.pack([tf.cast(z, kind) for z, kind in zip(parts, self.latent_types)])
+        return self._decode(packed, -1 if length is None else length).numpy()
 
     def reconstruct(self, waveform, sample_rate: int | None = None) -> np.ndarray:
         """Waveforms through encoder and decoder, same shape."""
@@ -175,10 +175,12 @@ class Codec:
 
     def kl_divergence(self, features) -> np.ndarray | None:
         """KL(posterior || N(0, I)) of each example in nats [shape=(batch,)]; None if the encoder has no posterior."""
-        if not any(layer.name == "posterior" for layer in self.encoder.layers):
+        posteriors = posteriors_of(self.encoder)
+        if posteriors is None:
             return None
-        mean, log_variance = posterior_of(self.encoder)(tf.cast(features, tf.float32))
-        return np.asarray(tf.reduce_sum(losses.kl_divergence(mean, log_variance), axis=-1))
+        moments = zip(*posteriors(tf.cast(features, tf.float32)))
+        divergences = [losses.kl_divergence(mean, log_variance) for mean, log_variance in moments]
+        return np.sum([tf.reduce_sum(kl, axis=range(1, len(kl.shape))) for kl in divergences], axis=0)
 
     @property
     def _features_function(self):
@@ -205,8 +207,9 @@ class Codec:
                 f"{self.name} ({self.family}) cannot generate: its decoder needs what the encoder found in a real "
                 "sound, and no prior over that exists; use a vae"
             )
-        noise = np.random.default_rng(seed).standard_normal((count, segments, *self.latent_shapes[0]))
-        return self.decode(np.float32(temperature * noise))
+        random = np.random.default_rng(seed)
+        noise = [random.standard_normal((count, segments, *shape)) for shape in self.latent_shapes]
+        return self.decode([np.float32(temperature * z) for z in noise])
 
     def interpolate(self, first, second, count: int) -> np.ndarray:
         """Sounds on the straight line between the latents of two waveforms, both ends included.
@@ -226,6 +229,13 @@ class Codec:
             return (1.0 - w) * z[:1] + w * z[1:]
 
         return self.decode(tf.nest.map_structure(line, self.encode(pair)), length)
+
+    def latent_specs(self, names) -> list[tf.TensorSpec]:
+        """Specifications (batch, segments, ...) of the latent tensors, by these names."""
+        return [
+            tf.TensorSpec([None, None, *shape], kind, name=name)
+            for name, shape, kind in zip(names, self.latent_shapes, self.latent_types)
+        ]
 
     def pack(self, parts: list):
         """A list of latent tensors as the encoder returns it: the tensor alone, or the list."""
@@ -307,7 +317,7 @@ class Codec:
         latent = self._encode(waveform)
         found = {"waveform": waveform, "features": features, "decoded": self._decode_features(latent)}
         found |= {f"latent_{index}": z for index, z in enumerate(tf.nest.flatten(latent))}
-        return {name: np.asarray(value, np.float32) for name, value in found.items()}
+        return {name: np.asarray(value) for name, value in found.items()}
 
     @classmethod
     def load(cls, path: str | os.PathLike, verify: bool = False) -> "Codec":
@@ -400,6 +410,12 @@ def load_part(path: str | os.PathLike, part: str):
         raise InputError(f"part must be one of {', '.join(PARTS)}, received {part!r}")
     file = _whole_file(path, f"{part}.keras")
     return representations.load(file) if part == "representation" else keras.saving.load_model(file, compile=False)
+
+
+def _signature(tensors) -> tuple[list[tuple[int, ...]], list[tf.DType]]:
+    """Shapes, and types as they travel: whole numbers as int32, all else as float32 under any precision policy."""
+    kinds = [tf.int32 if tf.as_dtype(tensor.dtype).is_integer else tf.float32 for tensor in tensors]
+    return [tuple(tensor.shape[1:]) for tensor in tensors], kinds
 
 
 def golden_waveforms(samples: int, sample_rate: int) -> np.ndarray:

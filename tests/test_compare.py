@@ -73,9 +73,8 @@ def test_kl_is_measured_on_the_clips_compared(recordings, tmp_path):
     vae = VAE(representation.feature_shape(SAMPLES), preset="tiny")
     model = Codec(representation, vae.encoder, vae.decoder, name="vae")
     result = compare([model], recordings, tmp_path / "out", samples=0, **OPTIONS)
-    mean, log_variance = (np.asarray(m, np.float64) for m in vae.posterior.predict(
-        recordings.features("test", representation), verbose=0
-    ))  # fmt: skip
+    moments = vae.posteriors.predict(recordings.features("test", representation), verbose=0)
+    mean, log_variance = (np.asarray(m, np.float64) for (m,) in moments)
     expected = np.sum(0.5 * (mean**2 + np.exp(log_variance) - log_variance - 1), axis=1).mean()
     assert row(result, "vae")["kl_nats"] == pytest.approx(expected, rel=1e-4)
     assert row(result, "mean")["kl_nats"] is None

@@ -254,7 +254,8 @@ def test_vae_decoder_gets_nothing_but_the_latent():
 
 
 def moments(model, features):
-    mean, log_variance = (np.asarray(x, float) for x in model.posterior(features))
+    (mean,), (log_variance,) = model.posteriors(features)
+    mean, log_variance = np.asarray(mean, float), np.asarray(log_variance, float)
     kl = 0.5 * (mean**2 + np.exp(log_variance) - 1.0 - log_variance).sum(axis=1)
     return kl, np.asarray(model.reconstruct(features), float)
 

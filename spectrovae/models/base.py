@@ -1,6 +1,8 @@
 """What every family's trainer shares, and the padding that lets a family take features of any size."""
 
 import math
+import re
+from typing import Any
 
 import keras
 from keras import ops
@@ -59,6 +61,20 @@ class Trainer(keras.Model):
             "db_per_unit": self.db_per_unit,
             "seed": self.seed,
         }
+
+
+def posteriors_of(encoder: keras.Model) -> Any:  # a keras.Model or None
+    """Features -> ([mean, ...], [log-variance, ...]) of the latent groups, from an encoder as saved and loaded alone.
+
+    The groups are the encoder's layers ``posterior``, or ``posterior_0``, ``posterior_1``, ..., in coordinates where
+    each one's prior is N(0, I). None for an encoder without any.
+    """
+    found = {layer.name: layer for layer in encoder.layers if re.fullmatch(r"posterior(_\d+)?", layer.name)}
+    if not found:
+        return None
+    moments = [found[name].output for name in sorted(found, key=lambda name: (len(name), name))]
+    means, log_variances = zip(*moments)
+    return keras.Model(encoder.input, (list(means), list(log_variances)), name="posteriors")
 
 
 def reduced_shape(feature_shape, strides) -> tuple[int, int]:

@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build_encoder(feature_shape, widths, strides, latent_dim: int) -> keras.Model:
     """Features (batch, bins, frames, channels) -> posterior mean (batch, latent_dim).
 
-    The layer named ``posterior`` holds both moments: see :func:`posterior_of`.
+    The layer named ``posterior`` holds both moments: see :func:`spectrovae.models.base.posteriors_of`.
     """
     inputs = keras.Input(feature_shape, name="features")
     x = base.pad_to_multiple(inputs, feature_shape, strides)
@@ -62,11 +62,6 @@ def build_decoder(feature_shape, widths, strides, latent_dim: int) -> keras.Mode
     linear = keras.layers.Dense(math.prod(feature_shape), name="linear")(inputs)
     x = keras.layers.Add(name="sum")([x, keras.layers.Reshape(feature_shape, name="cells")(linear)])
     return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32", name="features")(x), name="decoder")
-
-
-def posterior_of(encoder: keras.Model) -> keras.Model:
-    """Features -> (mean, log-variance) of the posterior, from an encoder as saved and loaded on its own."""
-    return keras.Model(encoder.input, encoder.get_layer("posterior").output, name="posterior")
 
 
 @keras.saving.register_keras_serializable("spectrovae")
@@ -118,7 +113,7 @@ class VAE(base.Trainer):
         self.alpha, self.beta, self.warmup_steps = alpha, beta, warmup_steps
         self.encoder = build_encoder(self.feature_shape, shape["widths"], shape["strides"], latent_dim)
         self.decoder = build_decoder(self.feature_shape, shape["widths"], shape["strides"], latent_dim)
-        self.posterior = posterior_of(self.encoder)
+        self.posteriors = base.posteriors_of(self.encoder)
         self.sampling = layers.Sampling(seed=seed, name="sampling")
         # Not the optimizer's count: under JAX a loss sees that one as it was when the step was traced.
         self.steps = self.add_weight(shape=(), initializer="zeros", dtype="float32", trainable=False, name="steps")
@@ -126,7 +121,7 @@ class VAE(base.Trainer):
         self.kl_tracker = keras.metrics.Mean(name="kl")
 
     def call(self, features, training=False):
-        mean, log_variance = self.posterior(features, training=training)
+        (mean,), (log_variance,) = self.posteriors(features, training=training)
         latent = self.sampling(mean, log_variance) if training else mean
         return {
             "features": self.decoder(latent, training=training),

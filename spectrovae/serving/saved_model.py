@@ -31,7 +31,8 @@ def export(
 ) -> Path:
     """Write a codec to ``folder/name/version`` as a SavedModel that needs nothing but TensorFlow.
 
-    Its signatures take and return named float32 tensors, any batch of one or more, any length of one sample or more:
+    Its signatures take and return named tensors, float32 (codes int32), any batch of one or more,
+    any length of one sample or more:
 
     - ``serving_default``: ``waveform`` (batch, samples) -> ``waveform`` (batch, samples).
     - ``encode``: ``waveform`` -> ``latent`` (batch, segments, ...); ``latent_0``, ``latent_1``, ... where the encoder
@@ -109,9 +110,7 @@ def save(codec: Codec, path: str | os.PathLike, description: dict) -> None:
     """
     names = latent_names(codec)
     waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
-    latents = [
-        tf.TensorSpec([None, None, *shape], tf.float32, name=name) for name, shape in zip(names, codec.latent_shapes)
-    ]
+    latents = codec.latent_specs(names)
 
     def reconstruct(waveform):
         return {"waveform": codec.reconstruct_graph(waveform)}
