@@ -80,9 +80,12 @@ def _tiny_wav() -> bytes:
 
 
 def _scaled(function: Callable, dtype: tf.DType, scale: float, offset: float = 0.0) -> Decoder:
-    # float64 in between: 24-bit samples in the upper bits of an int32 pass exactly.
+    # float64 where float32 would round: 24-bit samples in the upper bits of an int32 pass exactly.
+    exact = tf.float64 if dtype.size > 2 else tf.float32
+
     def decode(content):
-        return tf.cast((tf.cast(function(content, dtype=dtype), tf.float64) - offset) / scale, tf.float32)
+        samples = tf.cast(function(content, dtype=dtype), exact)
+        return tf.cast((samples - offset if offset else samples) * (1.0 / scale), tf.float32)
 
     return decode
 

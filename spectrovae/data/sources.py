@@ -94,6 +94,7 @@ class FileSource:
         kinds = sorted({(str(record.format), str(record.subtype)) for record in manifest.accepted})
         self._kind = {kind: place for place, kind in enumerate(kinds)}
         self._decoders = [decoder_for(*kind, decoder) for kind in kinds]
+        self._mono = all(record.channels == 1 for record in manifest.accepted)
         self._one_rate = all(record.sample_rate == sample_rate for record in manifest.accepted)
         self.examples = {
             split: [
@@ -197,7 +198,7 @@ class FileSource:
         channels = tf.switch_case(file["kind"], branches) if len(branches) > 1 else branches[0]()
         same = tf.shape(channels)[0] == file["samples"]
         tf.debugging.Assert(same, [file["path"], "changed since the scan"])
-        waveform = tf.reduce_mean(channels, axis=1)
+        waveform = channels[:, 0] if self._mono else tf.reduce_mean(channels, axis=1)
         if not self._one_rate:
             waveform = tf.cond(
                 file["rate"] == self.sample_rate,

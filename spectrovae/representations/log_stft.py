@@ -65,9 +65,9 @@ class LogSTFT(Representation):
         return (frames - 1) * self.hop_length
 
     def analyse(self, waveform, floor_db):
-        spectrum = stft(waveform / self._full_scale, self.n_fft, self.hop_length)[..., :-1]
+        spectrum = stft(waveform / self._full_scale, self.n_fft, self.hop_length)
         power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
-        return tf.transpose(power_to_db(power, floor_db), [0, 2, 1])[..., None]
+        return tf.transpose(power_to_db(power[..., :-1], floor_db), [0, 2, 1])[..., None]
 
     def synthesise(self, db, length=None):
         magnitude = tf.transpose(db_to_magnitude(db[..., 0]), [0, 2, 1]) * self._full_scale
