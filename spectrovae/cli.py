@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
     sub.add_argument("--beta", type=float, help="weight of the KL divergence")
     sub.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows from 0")
+    sub.add_argument("--skips", type=_levels, help="unet: all, none, or levels as 0,2 (0 is full resolution)")
+    sub.add_argument("--skip-noise", type=float, help="unet: noise on the skips, in their standard deviations")
     sub.add_argument("--epochs", type=int, default=30)
     sub.add_argument("--batch-size", type=int, default=32)
     sub.add_argument("--learning-rate", type=float, default=1e-3)
@@ -178,6 +180,10 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, received {text}")
     return value
+
+
+def _levels(text: str) -> tuple[int, ...] | None:
+    return None if text == "all" else () if text == "none" else tuple(int(part) for part in text.split(","))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ REPRESENTATION_OPTIONS = (
     "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding",
     "content", "scale",
 )  # fmt: skip
+MODEL_OPTIONS = ("latent_dim", "likelihood", "alpha", "beta", "warmup_epochs", "skips", "skip_noise")
 
 
 def doctor(options) -> tuple[dict, str]:
@@ -123,12 +124,6 @@ def fit(options) -> tuple[dict, str]:
                     f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
                 )
         recordings = _recordings(options)
-        model_options: dict[str, Any] = {"preset": options.preset}
-        for name in ("latent_dim", "likelihood", "alpha", "beta", "warmup_epochs"):
-            if getattr(options, name) is not None:
-                if options.family != "vae":
-                    raise InputError(f"--{name.replace('_', '-')} is of the vae, not of {options.family}")
-                model_options[name] = getattr(options, name)
         codec = training.fit(
             options.family,
             recordings,
@@ -144,7 +139,7 @@ def fit(options) -> tuple[dict, str]:
             ),
             resume=options.resume,
             force=options.force,
-            **model_options,
+            **_model_options(options),
         )
     return codec.info | {"bundle": options.out}, f"{options.out}: {_plain(codec.info['metrics'])}"
 
@@ -251,6 +246,24 @@ def _recordings(options):
         options.data, sample_rate=options.sample_rate, duration=options.duration, long=options.long,
         overlap=options.overlap, split=options.split_rule, pattern=options.pattern, progress=_counter("scanned"),
     )  # fmt: skip
+
+
+def _model_options(options) -> dict[str, Any]:
+    """The options of the family; one that it does not have is refused."""
+    import inspect
+
+    from spectrovae import models
+
+    own: dict[str, Any] = {"preset": options.preset}
+    taken = set(inspect.signature(models.FAMILIES[options.family]).parameters)
+    if "warmup_steps" in taken:
+        taken.add("warmup_epochs")  # training.fit counts the steps
+    for name in MODEL_OPTIONS:
+        if getattr(options, name) is not None:
+            if name not in taken:
+                raise InputError(f"--{name.replace('_', '-')} is no option of {options.family}")
+            own[name] = getattr(options, name)
+    return own
 
 
 def _build_representation(options, sample_rate: int, **given):

@@ -341,6 +341,45 @@ def test_unet_decoder_uses_every_skip():
         assert np.abs(np.asarray(model.decoder(without)) - full).max() > 1e-3, f"input {index} is not used"
 
 
+@pytest.mark.parametrize("skips", [(), (0,), (1,), (0, 1)], ids=str)
+def test_unet_keeps_the_skips_asked_for(skips, tmp_path):
+    model = UNet((100, 33, 1), preset="tiny", skips=skips)
+    shapes = [x.shape[1:3] for x in arrays(model.encoder(noise(1, 100, 33, 1)))]
+    assert shapes == [(25, 9), *[{0: (100, 36), 1: (50, 18)}[level] for level in reversed(skips)]]
+    twin = UNet.from_config(model.get_config())
+    twin.set_weights(model.get_weights())
+    features = noise(2, 100, 33, 1)
+    np.testing.assert_array_equal(twin.reconstruct(features), model.reconstruct(features))
+    for part in ("encoder", "decoder"):
+        getattr(model, part).save(tmp_path / f"{part}.keras")
+    encoder, decoder = (keras.saving.load_model(tmp_path / f"{part}.keras") for part in ("encoder", "decoder"))
+    np.testing.assert_allclose(decoder(encoder(features)), model.reconstruct(features), atol=1e-6)
+
+
+def test_unet_noise_is_on_the_skips_in_training_alone():
+    model, quiet = UNet((64, 16, 1), preset="tiny", skip_noise=1.0), UNet((64, 16, 1), preset="tiny")
+    quiet.encoder.set_weights(model.encoder.get_weights())
+    quiet.decoder.set_weights(model.decoder.get_weights())
+    features = noise(4, 64, 16, 1)
+    clean = np.asarray(quiet(features, training=True)["features"])
+    np.testing.assert_array_equal(model(features)["features"], clean)
+    first, second = (np.asarray(model(features, training=True)["features"]) for _ in range(2))
+    assert np.abs(first - clean).max() > 1e-3
+    assert np.abs(first - second).max() > 1e-3
+    skip = np.asarray(model.encoder(features)[1])
+    drawn = np.stack([np.asarray(model._noisy(skip)) - skip for _ in range(50)])
+    assert drawn.std() == pytest.approx(skip.std(), rel=0.05)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"skips": (2,)}, r"skips must be among \(0, 1\) in preset 'tiny', received \(2,\)"),
+    ({"skip_noise": -1.0}, "skip_noise must be 0 or more"),
+])  # fmt: skip
+def test_unet_refuses(options, message):
+    with pytest.raises(InputError, match=message):
+        UNet((64, 16, 1), preset="tiny", **options)
+
+
 def test_unet_loss_is_the_rmse():
     model, features = make("unet"), noise(6, 64, 16, 1)
     error = np.asarray(model.reconstruct(features), float) - features
