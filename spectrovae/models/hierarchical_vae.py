@@ -1,13 +1,13 @@
 """Hierarchical VAE: a global vector, then maps of latents at finer and finer resolution, each given those above it.
 
-Top-down inference as in LVAE (Sonderby et al., 2016) and VDVAE (Child, 2021), with residual posteriors as in NVAE (Vahdat
-and Kautz, 2020). Encoder, decoder and trainer walk down the same layers; they differ in where a group's latent comes
-from: the posterior's mean, an input, a sample. The layers are therefore in both saved files. The decoder's output
+Top-down inference as in LVAE (Sonderby et al., 2016) and VDVAE (Child, 2021), with residual posteriors as in NVAE
+(Vahdat and Kautz, 2020). Encoder, decoder and trainer walk down the same layers; they differ in where a group's latent
+comes from: the posterior's mean, an input, a sample. The layers are therefore in both saved files. The decoder's output
 depends on its latents alone.
 
-A group travels whitened: the prior of z_l given the groups above is N(m, s^2), and the latent is u_l = (z_l - m) / s, of
-prior N(0, I). The posterior of u_l is then relative to the prior, KL is the standard formula, u_l = 0 puts a group at
-its prior's mean and u_l ~ N(0, I) draws it.
+A group travels whitened: the prior of z_l given the groups above is N(m, s^2), and the latent is u_l = (z_l - m) / s,
+of prior N(0, I). The posterior of u_l is then relative to the prior, KL is the standard formula, u_l = 0 puts a group
+at its prior's mean and u_l ~ N(0, I) draws it.
 """
 
 import math
@@ -28,13 +28,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "small": {
         "widths": (32, 64, 128, 256), "strides": ((4, 2), (2, 2), (2, 2), (2, 2)), "latent_dim": 64,
-        "maps": ((3, 16), (2, 8)),
+        "maps": ((2, 8), (1, 4)),
     },
     "base": {
         "widths": (64, 128, 256, 512), "strides": ((4, 2), (2, 2), (2, 2), (2, 2)), "latent_dim": 128,
-        "maps": ((3, 16), (2, 16)),
+        "maps": ((2, 16), (1, 8)),
     },
 }  # fmt: skip
+
+
+def block_of(strides, stage: int) -> tuple[int, int]:
+    """Rows and columns of the input that one position of this stage's output stands for."""
+    rows, columns = zip(*strides[: stage + 1], (1, 1))
+    return math.prod(rows), math.prod(columns)
 
 
 class Posteriors:
@@ -56,23 +62,31 @@ class Posteriors:
             )
             for i, (width, stride) in enumerate(zip(widths, strides))
         ]
-        # Beside the convolutions a linear path, as in the flat VAE: with it the top learns the principal subspace.
+        # Beside the convolutions linear paths, as in the flat VAE: with them the top learns the principal subspace, and
+        # the maps that of patches, in the first epochs; later a KL divergence that has grown would close the map.
         self.linear = keras.layers.Dense(latent_dim, use_bias=False, name="linear_mean")
         self.curved = keras.layers.Dense(latent_dim, name="curved_mean")
         self.log_variance = keras.layers.Dense(latent_dim, name="log_variance")
         self.hidden = [
-            keras.layers.Conv2D(widths[stage], 3, padding="same", activation="relu", name=f"posterior_hidden_{i}")
+            keras.layers.Conv2D(widths[stage], 1, activation="relu", name=f"posterior_hidden_{i}")
             for i, (stage, _) in enumerate(maps, 1)
         ]
         self.moments = [
             keras.layers.Conv2D(2 * channels, 3, padding="same", name=f"posterior_moments_{i}")
             for i, (_, channels) in enumerate(maps, 1)
         ]
+        self.cells = [
+            keras.layers.Conv2D(
+                2 * channels, [3 * n for n in block_of(strides, stage)], block_of(strides, stage), padding="same",
+                use_bias=False, name=f"linear_moments_{i}",
+            )
+            for i, (stage, channels) in enumerate(maps, 1)
+        ]  # fmt: skip
         self.split = [layers.GaussianParameters(name=f"posterior_{i}") for i in range(1 + len(maps))]
 
     def __call__(self, features):
         """Features -> a function (group, state) -> (mean, log-variance) of the group's posterior."""
-        x = base.pad_to_multiple(features, self.feature_shape, self.strides)
+        x = padded = base.pad_to_multiple(features, self.feature_shape, self.strides)
         activations = []
         for layer in self.down:
             x = layer(x)
@@ -85,7 +99,8 @@ class Posteriors:
                 moments = keras.layers.Concatenate()([mean, self.log_variance(flat)])
             else:
                 seen = keras.layers.Concatenate()([activations[self.stages[group - 1]], state])
-                moments = self.moments[group - 1](self.hidden[group - 1](seen))
+                curved = self.moments[group - 1](self.hidden[group - 1](seen))
+                moments = keras.layers.Add()([curved, self.cells[group - 1](padded)])
             return self.split[group](moments)
 
         return posterior
@@ -101,22 +116,23 @@ class TopDown:
         height, width = base.reduced_shape(feature_shape, strides)
         self.feature_shape, self.strides = feature_shape, strides
         self.group_of = {stage: index for index, (stage, _) in enumerate(maps)}
-        self.latent_shapes = [(latent_dim,)]
+        self.latent_shapes: list[tuple[int, ...]] = [(latent_dim,)]
         self.project = keras.layers.Dense(height * width * widths[-1], activation="relu", name="project")
         self.unflatten = keras.layers.Reshape((height, width, widths[-1]), name="unflatten")
         self.linear = keras.layers.Dense(math.prod(feature_shape), name="linear")
         self.cells = keras.layers.Reshape(feature_shape, name="cells")
         self.groups = []
         for index, (stage, channels) in enumerate(maps, 1):
-            block = [math.prod(stride[axis] for stride in strides[: stage + 1]) for axis in (0, 1)]
-            self.latent_shapes.append((*base.reduced_shape(feature_shape, strides[: stage + 1]), channels))
+            block = block_of(strides, stage)
+            later = block_of(strides[stage + 1 :], len(strides))
+            self.latent_shapes.append((height * later[0], width * later[1], channels))
             self.groups.append({
                 # Zero at the start: every prior is N(0, I), and the state passes as it is.
                 "prior": keras.layers.Conv2D(
                     2 * channels, 3, padding="same", kernel_initializer="zeros", name=f"prior_{index}"
                 ),
                 "residual": keras.layers.Conv2D(
-                    widths[stage], 3, padding="same", kernel_initializer="zeros", name=f"residual_{index}"
+                    widths[stage], 1, kernel_initializer="zeros", name=f"residual_{index}"
                 ),
                 "colour": layers.FromPrior(name=f"latent_{index}"),
                 "embed": keras.layers.Conv2D(widths[stage], 1, name=f"embed_{index}"),
@@ -191,6 +207,21 @@ def build(feature_shape, widths, strides, latent_dim, maps, sampling):
 
     decoded = top_down(sample)
     return encoder, decoder, keras.Model(features, (decoded, means, log_variances), name="sampled")
+
+
+def resample_group(latents, group: int, seed: int = 0) -> list:
+    """Latents with one group drawn from its prior given the groups above; the others stay as they are.
+
+    What it does to the decoder's output says what the group is used for: a total KL does not (Zhao, Song and Ermon,
+    2017).
+
+    Args:
+        latents: what ``encoder`` returns.
+        group: 0 is the coarsest.
+        seed: of the draw.
+    """
+    noise = keras.random.normal(ops.shape(latents[group]), seed=seed)
+    return [noise if index == group else latent for index, latent in enumerate(latents)]
 
 
 def balancing_weights(kl, dims):
