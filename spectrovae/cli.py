@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="replace an existing file")
 
     sub = command("fit", commands.fit)
-    sub.add_argument("family", nargs="?", choices=("vae", "unet"))
+    sub.add_argument("family", nargs="?", choices=("vae", "hierarchical-vae", "unet"))
     data_options(sub, required=False)
     sub.add_argument("--out", required=True, help="folder of the bundle")
     sub.add_argument("--config", help="run/config.json of a run to repeat, in place of the other options")
@@ -109,13 +109,18 @@ def _parser() -> argparse.ArgumentParser:
     split_rule(sub, "--split")
     representation_options(sub, "the training split's peak")
     sub.add_argument("--preset", default="small", choices=("tiny", "small", "base"))
-    sub.add_argument("--latent-dim", type=int)
+    sub.add_argument("--latent-dim", type=int, help="dimensions of the vector; of the top group in a hierarchy")
     sub.add_argument("--likelihood", choices=("sigma", "alpha_rmse", "alpha_mse"))
     sub.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
     sub.add_argument("--beta", type=float, help="weight of the KL divergence")
     sub.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows from 0")
     sub.add_argument("--skips", type=_levels, help="unet: all, none, or levels as 0,2 (0 is full resolution)")
     sub.add_argument("--skip-noise", type=float, help="unet: noise on the skips, in their standard deviations")
+    sub.add_argument("--groups", type=int, choices=(2, 3), help="hierarchical-vae: groups of latents")
+    sub.add_argument("--free-bits", type=float, help="nats per dimension of a group at no charge")
+    sub.add_argument(
+        "--balancing", action=argparse.BooleanOptionalAction, help="hierarchical-vae: balance the groups' KL in warm-up"
+    )
     sub.add_argument("--epochs", type=int, default=30)
     sub.add_argument("--batch-size", type=int, default=32)
     sub.add_argument("--learning-rate", type=float, default=1e-3)

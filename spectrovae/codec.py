@@ -150,9 +150,20 @@ class Codec:
         """
         return tf.nest.map_structure(np.asarray, self._encode(self._checked(waveform, sample_rate)))
 
-    def decode(self, latent, length: int | None = None) -> np.ndarray:
-        """Waveforms of latents: float32 [shape=(batch, length)], by default all that the segments span."""
+    def decode(self, latent, length: int | None = None, *, fill: str = "mean", seed: int = 0) -> np.ndarray:
+        """Waveforms of latents: float32 [shape=(batch, length)], by default all that the segments span.
+
+        Args:
+            latent: as :meth:`encode` returned it. Of a hierarchy the first groups are enough.
+            fill: what the groups left out become: ``"mean"``, their prior's mean given those above, or ``"draw"``, a
+                draw from that prior.
+            seed: of the draw.
+
+        Raises:
+            InputError: another shape, type or number of latents.
+        """
         parts = [np.asarray(z) for z in (latent if isinstance(latent, list | tuple) else [latent])]
+        parts += self._filling(parts, fill, seed)
         if len(parts) != len(self.latent_shapes) or any(
             z.shape[2:] != shape or z.ndim < 2 for z, shape in zip(parts, self.latent_shapes)
         ):
@@ -164,6 +175,17 @@ class Codec:
                 raise InputError(f"{self.name} decodes integer codes, received {z.dtype}; give what encode returned")
         packed = self.pack([tf.cast(z, kind) for z, kind in zip(parts, self.latent_types)])
         return self._decode(packed, -1 if length is None else length).numpy()
+
+    def _filling(self, parts: list, fill: str, seed: int) -> list:
+        """Latents for the groups below ``parts``, where each has a prior N(0, I) given those above."""
+        if fill not in ("mean", "draw"):
+            raise InputError(f"fill must be mean or draw, received {fill!r}")
+        missing = self.latent_shapes[len(parts) :]
+        if not parts or parts[0].ndim < 2 or self.prior != "standard_normal":
+            return []
+        random = np.random.default_rng(seed)
+        noise = [random.standard_normal((*parts[0].shape[:2], *shape), np.float32) for shape in missing]
+        return noise if fill == "draw" else [0.0 * z for z in noise]
 
     def reconstruct(self, waveform, sample_rate: int | None = None) -> np.ndarray:
         """Waveforms through encoder and decoder, same shape."""

@@ -17,7 +17,10 @@ REPRESENTATION_OPTIONS = (
     "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding",
     "content", "scale",
 )  # fmt: skip
-MODEL_OPTIONS = ("latent_dim", "likelihood", "alpha", "beta", "warmup_epochs", "skips", "skip_noise")
+MODEL_OPTIONS = (
+    "latent_dim", "likelihood", "alpha", "beta", "warmup_epochs", "skips", "skip_noise", "groups", "free_bits",
+    "balancing",
+)  # fmt: skip
 
 
 def doctor(options) -> tuple[dict, str]:

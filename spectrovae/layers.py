@@ -61,6 +61,27 @@ class Sampling(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(_package)
+class FromPrior(keras.layers.Layer):
+    """Whitened latent u to latent z = mean + std * u, given its prior's (mean, log std) in one tensor.
+
+    Computes in float32 under any precision policy. The log standard deviation is bounded smoothly to [-5, 5], as in
+    NVAE (Vahdat and Kautz, 2020).
+
+    Input shapes: u (..., d), prior (..., 2 d). Output: (..., d).
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, whitened, prior):
+        mean, log_std = ops.split(ops.cast(prior, "float32"), 2, axis=-1)
+        return mean + ops.exp(5.0 * ops.tanh(log_std / 5.0)) * ops.cast(whitened, "float32")
+
+    def compute_output_shape(self, whitened_shape, prior_shape):
+        return whitened_shape
+
+
+@keras.saving.register_keras_serializable(_package)
 class PixelShuffle(keras.layers.Layer):
     """Rearrange channels into space: (batch, h, w, c r s) -> (batch, h r, w s, c) (Shi et al., 2016).
 

@@ -107,6 +107,18 @@ def test_a_mixed_folder_trains(sounds, tmp_path, capsys):
     assert (opened["long"], opened["overlap"]) == ("chunk", 0.25)
 
 
+def test_a_hierarchy_by_its_options(tmp_path, capsys):
+    out = tmp_path / "model"
+    own = ["--groups", "2", "--latent-dim", "3", "--free-bits", "0.1", "--no-balancing", "--warmup-epochs", "1"]
+    assert main(["fit", "hierarchical-vae", "--data", TOY, "--out", str(out), *FIT, *own]) == 0
+    model = json.loads((out / "run" / "config.json").read_text())["model"]
+    found = [model[name] for name in ("groups", "latent_dim", "free_bits", "balancing")]
+    assert found == [2, 3, 0.1, False]
+    assert main(["verify", str(out)]) == 0
+    assert main(["generate", str(out), "-n", "2", "--out", str(tmp_path / "drawn")]) == 0
+    refused(capsys, "fit", "vae", "--data", TOY, "--groups", 2, "--out", tmp_path / "vae", says="--groups")
+
+
 def test_wrong_paths_and_folders(bundles, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -1,8 +1,9 @@
 """Model families. Each file holds one: its presets, encoder, decoder and trainer, to be read top to bottom."""
 
+from spectrovae.models.hierarchical_vae import HierarchicalVAE
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 
-FAMILIES = {"vae": VAE, "unet": UNet}
+FAMILIES = {"vae": VAE, "hierarchical-vae": HierarchicalVAE, "unet": UNet}
 
-__all__ = ["FAMILIES", "VAE", "UNet"]
+__all__ = ["FAMILIES", "VAE", "HierarchicalVAE", "UNet"]

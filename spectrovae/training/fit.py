@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import spectrovae
 from spectrovae import models, representations
@@ -300,7 +301,8 @@ def _evaluate(codec: Codec, trainer: Trainer, twin: Trainer, validation) -> dict
         f"validation_{name}": value for name, value in twin.evaluate(validation, verbose=0, return_dict=True).items()
     }
     if codec.prior is not None:
-        means = np.concatenate([np.asarray(codec.encoder(batch)) for batch in validation])
+        groups = [[np.asarray(z) for z in tf.nest.flatten(codec.encoder(batch))] for batch in validation]
+        means = np.concatenate([np.concatenate([z.reshape(len(z), -1) for z in zs], axis=1) for zs in groups])
         # Burda, Grosse and Salakhutdinov (2016): a unit is active when its posterior mean varies over the data.
         figures["active_units"] = int(np.sum(np.var(means, axis=0) > 0.01))
         figures["latent_units"] = means.shape[-1]
