@@ -9,10 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import spectrovae
 from spectrovae import commands
 from spectrovae.errors import InputError, ParityError
+
+FAMILIES = "vae, hierarchical-vae, unet"  # models.FAMILIES, known without importing Keras
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,6 +73,41 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--scale", help="spectrum: db or linear")
         group.add_argument("--companding", help="mdct: asinh, mu_law, linear or sign_log")
 
+    def fit_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--sample-rate", type=int, help="Hz; the recordings' most common by default")
+        sub.add_argument("--duration", type=float, help="seconds of an example")
+        sub.add_argument(
+            "--long", default="auto", choices=("auto", "crop", "chunk"), help="what becomes of longer ones"
+        )
+        sub.add_argument("--overlap", type=float, default=0.5, help="the part that neighbouring chunks share")
+        sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
+        split_rule(sub, "--split")
+        representation_options(sub, "the training split's peak")
+        sub.add_argument("--preset", default="small", choices=("tiny", "small", "base"))
+        sub.add_argument("--latent-dim", type=int, help="dimensions of the vector; of the top group in a hierarchy")
+        sub.add_argument("--likelihood", choices=("sigma", "alpha_rmse", "alpha_mse"))
+        sub.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
+        sub.add_argument("--beta", type=float, help="weight of the KL divergence")
+        sub.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows from 0")
+        sub.add_argument("--skips", type=_levels, help="unet: all, none, or levels as 0,2 (0 is full resolution)")
+        sub.add_argument("--skip-noise", type=float, help="unet: noise on the skips, in their standard deviations")
+        sub.add_argument("--groups", type=int, choices=(2, 3), help="hierarchical-vae: groups of latents")
+        sub.add_argument("--free-bits", type=float, help="nats per dimension of a group at no charge")
+        sub.add_argument(
+            "--balancing", action=argparse.BooleanOptionalAction, help="hierarchical-vae: balance KL in warm-up"
+        )
+        sub.add_argument("--epochs", type=int, default=30)
+        sub.add_argument("--batch-size", type=int, default=32)
+        sub.add_argument("--learning-rate", type=float, default=1e-3)
+        sub.add_argument("--patience", type=int, default=10, help="epochs without improvement before stopping; 0 never")
+        sub.add_argument("--precision", default="auto", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
+
+    def fit_option(name: str, text: str) -> Any:
+        """The value of an option of fit that is given as text."""
+        alone = argparse.ArgumentParser(prog=f"spectrovae study --vary {name}", add_help=False, allow_abbrev=False)
+        fit_options(alone)
+        return getattr(alone.parse_args([f"--{name.replace('_', '-')}={text}"]), name)
+
     command("doctor", commands.doctor)
 
     data = subparsers.add_parser("data", help="recordings: scan, fetch").add_subparsers(
@@ -97,38 +135,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="replace an existing file")
 
     sub = command("fit", commands.fit)
-    sub.add_argument("family", nargs="?", choices=("vae", "hierarchical-vae", "unet"))
+    sub.add_argument("family", nargs="?", choices=FAMILIES.split(", "))
     data_options(sub, required=False)
     sub.add_argument("--out", required=True, help="folder of the bundle")
     sub.add_argument("--config", help="run/config.json of a run to repeat, in place of the other options")
-    sub.add_argument("--sample-rate", type=int, help="Hz; the recordings' most common by default")
-    sub.add_argument("--duration", type=float, help="seconds of an example")
-    sub.add_argument("--long", default="auto", choices=("auto", "crop", "chunk"), help="what becomes of longer ones")
-    sub.add_argument("--overlap", type=float, default=0.5, help="the part that neighbouring chunks share")
-    sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
-    split_rule(sub, "--split")
-    representation_options(sub, "the training split's peak")
-    sub.add_argument("--preset", default="small", choices=("tiny", "small", "base"))
-    sub.add_argument("--latent-dim", type=int, help="dimensions of the vector; of the top group in a hierarchy")
-    sub.add_argument("--likelihood", choices=("sigma", "alpha_rmse", "alpha_mse"))
-    sub.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
-    sub.add_argument("--beta", type=float, help="weight of the KL divergence")
-    sub.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows from 0")
-    sub.add_argument("--skips", type=_levels, help="unet: all, none, or levels as 0,2 (0 is full resolution)")
-    sub.add_argument("--skip-noise", type=float, help="unet: noise on the skips, in their standard deviations")
-    sub.add_argument("--groups", type=int, choices=(2, 3), help="hierarchical-vae: groups of latents")
-    sub.add_argument("--free-bits", type=float, help="nats per dimension of a group at no charge")
-    sub.add_argument(
-        "--balancing", action=argparse.BooleanOptionalAction, help="hierarchical-vae: balance the groups' KL in warm-up"
-    )
-    sub.add_argument("--epochs", type=int, default=30)
-    sub.add_argument("--batch-size", type=int, default=32)
-    sub.add_argument("--learning-rate", type=float, default=1e-3)
-    sub.add_argument("--patience", type=int, default=10, help="epochs without improvement before stopping; 0 never")
-    sub.add_argument("--precision", default="auto", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
+    fit_options(sub)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--resume", action="store_true", help="go on with a finished run, with more --epochs")
     sub.add_argument("--force", action="store_true", help="start over where a bundle is")
+
+    sub = command("study", commands.study)
+    sub.add_argument("families", nargs="+", metavar="FAMILY", help=FAMILIES)
+    data_options(sub)
+    sub.add_argument("--vary", metavar="NAME=A,B,...", help="an option of fit, as beta=0.5,1,2; of one family")
+    sub.add_argument("--seeds", type=_whole, default=(0,), help="as 0,1,2")
+    sub.add_argument("--measure", default="test", choices=("train", "validation", "test"), help="the split measured")
+    sub.add_argument("--out", required=True, help="folder; a study that was stopped continues there")
+    fit_options(sub)
+    sub.set_defaults(option=fit_option)
 
     sub = command("reconstruct", commands.reconstruct)
     sub.add_argument("bundle")
@@ -189,6 +213,10 @@ def _positive(text: str) -> int:
 
 def _levels(text: str) -> tuple[int, ...] | None:
     return None if text == "all" else () if text == "none" else tuple(int(part) for part in text.split(","))
+
+
+def _whole(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

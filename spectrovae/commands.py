@@ -4,6 +4,7 @@ Every command returns what ``--json`` prints, and the text for a person. Work be
 imported where they are used, so that ``spectrovae --help`` is quick.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -132,14 +133,7 @@ def fit(options) -> tuple[dict, str]:
             recordings,
             _representation(options, recordings),
             options.out,
-            training.FitOptions(
-                epochs=options.epochs,
-                batch_size=options.batch_size,
-                learning_rate=options.learning_rate,
-                patience=options.patience,
-                seed=options.seed,
-                precision=options.precision,
-            ),
+            _fit_options(options),
             resume=options.resume,
             force=options.force,
             **_model_options(options),
@@ -207,6 +201,46 @@ def robustness(options) -> tuple[dict, str]:
     return _evaluation(options, evaluation.robustness, evaluation.format_robustness, extra)
 
 
+def study(options) -> tuple[dict, str]:
+    """Fit several families, or one with several values of an option, on several seeds: one table, one picture."""
+    import copy
+
+    from spectrovae import models, study, training
+
+    for family in options.families:
+        if family not in models.FAMILIES:
+            raise InputError(f"family must be one of {', '.join(models.FAMILIES)}, received {family!r}")
+    name, _, values = (options.vary or "").partition("=")
+    name = name.replace("-", "_")
+    if options.vary and (len(options.families) > 1 or not values):
+        raise InputError(f"--vary takes NAME=A,B,... and one family, received {options.vary!r}, {options.families}")
+    known = {"preset", "representation", "normalisation", "max_db", "dynamic_range"} | {
+        *MODEL_OPTIONS, *REPRESENTATION_OPTIONS, "epochs", "batch_size", "learning_rate", "patience", "precision",
+    }  # fmt: skip
+    if options.vary and name not in known:
+        raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")
+    recordings = _recordings(options)
+    trials = []
+    for family in options.families:
+        for text in values.split(",") if values else [""]:
+            own = copy.copy(options)
+            own.family = family
+            if text:
+                setattr(own, name, options.option(name, text))
+            model_options, representation = _model_options(own), _representation(own, recordings)
+            for seed in options.seeds:
+                own.seed = seed
+                trials.append(study.Trial(
+                    f"{family} {name}={text}" if text else family, family, seed,
+                    functools.partial(
+                        training.fit, family, recordings, representation, options=_fit_options(own), **model_options
+                    ),
+                ))  # fmt: skip
+    result = study.study(trials, recordings, options.out, split=options.measure, log=_log)
+    page = Path(options.out) / "report.html"
+    return result | {"report": str(page)}, f"{study.format_study(result)}\n\n{page}"
+
+
 def export(options) -> tuple[dict, str]:
     """Write a SavedModel and prove it equal in a process without Keras."""
     from spectrovae import serving
@@ -249,6 +283,14 @@ def _recordings(options):
         options.data, sample_rate=options.sample_rate, duration=options.duration, long=options.long,
         overlap=options.overlap, split=options.split_rule, pattern=options.pattern, progress=_counter("scanned"),
     )  # fmt: skip
+
+
+def _fit_options(options):
+    import dataclasses
+
+    from spectrovae.training import FitOptions
+
+    return FitOptions(**{field.name: getattr(options, field.name) for field in dataclasses.fields(FitOptions)})
 
 
 def _model_options(options) -> dict[str, Any]:

@@ -140,6 +140,48 @@ def curves_figure(
     return figure
 
 
+def rate_figure(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    levels: Sequence[Mapping[str, Any]],
+    *,
+    size: tuple[float, float] = (6.4, 4.2),
+    ink: str = INK,
+) -> Figure:
+    """Draw errors in dB over bits a clip, these on a logarithmic axis.
+
+    Args:
+        points: by name, (bits, dB) of each seed.
+        curves: by name, bits and dB of a reference line.
+        levels: ``name`` and ``rmse_db`` of baselines, drawn as short marks at the right edge.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, (x, y)) in enumerate(curves.items()):
+        axes.plot(x, y, color=GREYS[index % len(GREYS)], linewidth=1.3, linestyle="dashed", label=name, zorder=1)
+    markers = "osD^vP*X"
+    for index, (name, pairs) in enumerate(points.items()):
+        x, y = zip(*pairs)
+        marker = markers[index // len(COLOURS) % len(markers)]
+        axes.scatter(x, y, s=34, color=COLOURS[index % len(COLOURS)], marker=marker, label=name, zorder=3)
+    axes.set_xscale("log")
+    bits = [x for pairs in points.values() for x, _ in pairs if x > 0]
+    axes.set_xlim(0.5 * min(bits, default=1.0), 3.0 * max(bits, default=1.0))
+    for level in levels:
+        axes.axhline(level["rmse_db"], xmin=0.94, color=ink, linewidth=0.8, alpha=0.7)
+        axes.annotate(
+            level["name"], (0.935, level["rmse_db"]), xycoords=("axes fraction", "data"), ha="right", va="center",
+            fontsize=6.5, color=ink,
+        )  # fmt: skip
+    axes.set_ylim(bottom=0, top=1.08 * max([y for pairs in points.values() for _, y in pairs] + [4.0]))
+    axes.set_xlabel("bits a clip")
+    axes.set_ylabel("RMSE (dB)")
+    axes.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
+    _quiet(axes, ink)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7.5, labelcolor=ink)
+    return figure
+
+
 def plot_loss_curves(history: Mapping[str, Sequence[float]], path: str | os.PathLike) -> None:
     """Write a PNG of every training quantity by epoch, with its validation curve beside it.
 

@@ -15,6 +15,7 @@ FLOORS = [
     {"models"},
     {"codec"},
     {"training", "evaluation", "serving", "synth"},
+    {"study"},
     {"commands"},
     {"cli"},
     {"__main__"},

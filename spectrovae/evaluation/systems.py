@@ -113,7 +113,7 @@ def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *,
         representation = codec.representation
         group = groups.setdefault(
             _fingerprint(representation),
-            Group(_label(representation), representation, [], _synthesiser(representation)),
+            Group(label(representation), representation, [], _synthesiser(representation)),
         )
         name = _unique(codec.name, names)
         group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
@@ -221,7 +221,7 @@ def _fingerprint(representation: Any) -> str:
     return digest.hexdigest()
 
 
-def _label(representation: Any) -> str:
+def label(representation: Any) -> str:
     config = representation.get_config()
     sizes = [str(config[key]) for key in ("n_fft", "hop_length") if key in config]
     name = " ".join([type(representation).__name__, "/".join(sizes)]).strip()
