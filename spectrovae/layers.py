@@ -1,6 +1,7 @@
 """Layers that Keras lacks, in ``keras.ops`` alone."""
 
 import keras
+import numpy as np
 from keras import ops
 
 _package = "spectrovae"
@@ -22,6 +23,11 @@ class GaussianParameters(keras.layers.Layer):
     def call(self, inputs):
         mean, log_variance = ops.split(ops.cast(inputs, "float32"), 2, axis=-1)
         return mean, -3.0 + 9.0 * ops.tanh((log_variance + 3.0) / 9.0)
+
+    @staticmethod
+    def unbounded(log_variance: np.ndarray) -> np.ndarray:
+        """What must go in for these log-variances, all inside the bounds, to come out."""
+        return 9.0 * np.arctanh((log_variance + 3.0) / 9.0) - 3.0
 
     def compute_output_shape(self, input_shape):
         half = (*input_shape[:-1], input_shape[-1] // 2)
@@ -88,3 +94,78 @@ class PixelShuffle(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "block": self.block}
+
+
+@keras.saving.register_keras_serializable(_package)
+class CalibratedSigma(keras.layers.Layer):
+    """Hand features on, and hold the sigma of the Gaussian around them, one a channel, as training found it.
+
+    In a decoder, so that its likelihood is saved with it. In evaluation the batch's own sigma would flatter: over batches
+    of 32 spoken digits by 75 to 93 nats a clip, over single clips by 1 100.
+
+    Args:
+        decay: of the running mean of log sigma; less at first, when it is the mean of all so far.
+
+    Input and output: (..., channels). ``log_sigma``: (channels,), in feature units.
+    """
+
+    def __init__(self, decay: float = 0.99, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.decay = decay
+
+    def build(self, input_shape):
+        self.log_sigma = self.add_weight(
+            shape=(input_shape[-1],), initializer="zeros", trainable=False, name="log_sigma"
+        )
+        self.updates = self.add_weight(shape=(), initializer="zeros", trainable=False, name="updates")
+
+    def call(self, inputs):
+        return inputs
+
+    def update(self, log_sigma):
+        """Take a batch's log sigma [shape=(channels,)] into the running mean."""
+        decay = ops.minimum(self.decay, self.updates / (self.updates + 1.0))
+        self.log_sigma.assign(decay * self.log_sigma + (1.0 - decay) * ops.stop_gradient(log_sigma))
+        self.updates.assign_add(1.0)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "decay": self.decay}
+
+
+@keras.saving.register_keras_serializable(_package)
+class TimeWarp(keras.layers.Layer):
+    """Play each example at a random tempo and from a random place, by linear interpolation between frames.
+
+    Frame t of the output is frame t exp(u) + v of the input, with u and v uniform in +-stretch and +-shift; beyond an end
+    the frame at that end is held.
+
+    Args:
+        stretch: largest log of the change of tempo.
+        shift: largest shift, in frames.
+        seed: of the layer's own noise generator.
+
+    Input and output: (batch, bins, frames, channels), in float32.
+    """
+
+    def __init__(self, stretch: float, shift: float, seed: int = 0, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.stretch, self.shift, self.seed = stretch, shift, seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs):
+        examples, frames = ops.shape(inputs)[0], inputs.shape[2]
+        drawn = keras.random.uniform((2, examples, 1), -1.0, 1.0, seed=self.generator)
+        tempo, start = drawn[0], drawn[1]
+        index = ops.arange(frames, dtype="float32")
+        place = ops.clip(index * ops.exp(self.stretch * tempo) + self.shift * start, 0.0, frames - 1.0)
+        weights = ops.relu(1.0 - ops.abs(place[:, None, :] - index[None, :, None]))  # (batch, from, to)
+        return ops.einsum("bnfc,bft->bntc", ops.cast(inputs, "float32"), weights)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "stretch": self.stretch, "shift": self.shift, "seed": self.seed}

@@ -22,12 +22,14 @@ class PrincipalComponents:
         mean: of the clips that the directions were fitted on [shape=of a clip].
         components: orthonormal rows, of greatest variance first [shape=(k, cells of a clip)].
         variances: of the clips along each, in squared feature units [shape=(k,)].
+        total_variance: of the clips, summed over all directions.
         overall_mean: of all clips seen [shape=of a clip].
     """
 
     mean: np.ndarray
     components: np.ndarray
     variances: np.ndarray
+    total_variance: float
     overall_mean: np.ndarray
 
 
@@ -70,7 +72,10 @@ def principal_components(
     mean = clips.mean(axis=0)
     clips -= mean
     components, variances = _directions(clips, min(count, len(clips) - 1))
-    return PrincipalComponents(mean.reshape(shape), components, variances, np.float32(total / seen))
+    total_variance = float(np.sum(np.square(clips), dtype=np.float64)) / max(len(clips) - 1, 1)
+    return PrincipalComponents(
+        mean.reshape(shape), components, variances, total_variance, np.asarray(total / seen, np.float32)
+    )
 
 
 def _directions(centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

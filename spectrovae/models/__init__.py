@@ -1,8 +1,9 @@
 """Model families. Each file holds one: its presets, encoder, decoder and trainer, to be read top to bottom."""
 
+from spectrovae.models.autoencoder import Autoencoder
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 
-FAMILIES = {"vae": VAE, "unet": UNet}
+FAMILIES = {"autoencoder": Autoencoder, "vae": VAE, "unet": UNet}
 
-__all__ = ["FAMILIES", "VAE", "UNet"]
+__all__ = ["FAMILIES", "VAE", "Autoencoder", "UNet"]
