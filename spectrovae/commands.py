@@ -17,7 +17,11 @@ REPRESENTATION_OPTIONS = (
     "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding",
     "content", "scale",
 )  # fmt: skip
-MODEL_OPTIONS = ("latent_dim", "likelihood", "alpha", "beta", "warmup_epochs", "skips", "skip_noise")
+MODEL_OPTIONS = (
+    "latent_dim", "network", "hidden", "head", "linear", "latent_norm", "time_stretch", "time_shift", "bin_stretch",
+    "likelihood", "sigma", "alpha", "beta", "warmup", "warmup_epochs", "free_bits",
+    "skips", "skip_noise",
+)  # fmt: skip
 
 
 def doctor(options) -> tuple[dict, str]:
@@ -255,7 +259,7 @@ def _model_options(options) -> dict[str, Any]:
     from spectrovae import models
 
     own: dict[str, Any] = {"preset": options.preset}
-    taken = set(inspect.signature(models.FAMILIES[options.family]).parameters)
+    taken = {name for cls in models.FAMILIES[options.family].__mro__ for name in inspect.signature(cls).parameters}
     if "warmup_steps" in taken:
         taken.add("warmup_epochs")  # training.fit counts the steps
     for name in MODEL_OPTIONS:

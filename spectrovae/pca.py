@@ -89,4 +89,5 @@ def _directions(centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
     # float32 products leave noise of this size where the exact eigenvalue is 0
     solid = values > 1e-6 * max(values[0], 1e-30)
     values, vectors = values[solid], vectors[:, solid]
-    return (vectors / np.sqrt(values)).T.astype(np.float32) @ centred, np.float32(values / (clips - 1))
+    components = (vectors / np.sqrt(values)).T.astype(np.float32) @ centred
+    return components, (values / (clips - 1)).astype(np.float32)

@@ -429,6 +429,16 @@ def test_bad_options_of_the_vae_are_refused(options, message):
         VAE((64, 16, 1), preset="tiny", **options)
 
 
+def test_bernoulli_refuses_features_outside_0_and_1():
+    model = make("vae", likelihood="bernoulli")
+    model.initialise([noise(4, 64, 16, 1), noise(3, 64, 16, 1)])
+    for wrong in (-0.1, 1.2):
+        features = noise(4, 64, 16, 1)
+        features[2, 3, 4] = wrong
+        with pytest.raises(InputError, match=r"needs features in \[0, 1\]"):
+            model.initialise([noise(3, 64, 16, 1), features])
+
+
 # U-Net
 
 

@@ -9,7 +9,7 @@ import scipy.linalg
 from sklearn.decomposition import PCA
 
 from spectrovae.errors import InputError
-from spectrovae.layers import TimeWarp
+from spectrovae.layers import RandomWarp
 from spectrovae.models import VAE, Autoencoder
 from spectrovae.models.networks import NETWORKS
 
@@ -172,17 +172,21 @@ def test_the_network_trains_on_the_warped_features_and_is_compared_with_them():
     assert "target" not in model(features)
 
 
-def test_time_warp_equals_numpy_interpolation():
-    layer, inputs = TimeWarp(0.3, 4.0, seed=3), noise(5, 3, 20, 2)
+def test_random_warp_equals_numpy_interpolation():
+    layer, inputs = RandomWarp(0.3, 4.0, 0.2, seed=3), noise(5, 12, 20, 2)
     twin = keras.random.SeedGenerator(3)
-    tempo, start = np.asarray(keras.random.uniform((2, 5, 1), -1.0, 1.0, seed=twin))[..., 0]
+    tempo, start, pitch = np.asarray(keras.random.uniform((3, 5, 1), -1.0, 1.0, seed=twin))[..., 0]
     found = np.asarray(layer(inputs))
-    for clip, bin_, channel in itertools.product(range(5), range(3), range(2)):
-        place = np.arange(20) * np.exp(0.3 * tempo[clip]) + 4.0 * start[clip]
-        expected = np.interp(place, np.arange(20), inputs[clip, bin_, :, channel])  # holds the ends
-        np.testing.assert_allclose(found[clip, bin_, :, channel], expected, atol=1e-5)
+    for clip, channel in itertools.product(range(5), range(2)):
+        frames = np.arange(20) * np.exp(0.3 * tempo[clip]) + 4.0 * start[clip]
+        bins = np.arange(12) * np.exp(0.2 * pitch[clip])
+        # np.interp holds the ends
+        rows = np.stack([np.interp(frames, np.arange(20), row) for row in inputs[clip, :, :, channel]])
+        expected = np.stack([np.interp(bins, np.arange(12), column) for column in rows.T], axis=1)
+        np.testing.assert_allclose(found[clip, :, :, channel], expected, atol=1e-5)
     assert not np.allclose(layer(inputs), found)
-    np.testing.assert_allclose(TimeWarp(0.0, 0.0)(inputs), inputs, atol=1e-6)
+    np.testing.assert_array_equal(RandomWarp()(inputs), inputs)
+    assert RandomWarp.from_config(layer.get_config()).get_config() == layer.get_config()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +197,8 @@ def test_time_warp_equals_numpy_interpolation():
         ({"linear": "none"}, "linear must be one of learned, principal"),
         ({"latent_dim": 0}, "latent_dim must be at least 1"),
         ({"hidden": 0}, "hidden must be at least 1"),
-        ({"time_stretch": 1.5}, "time_stretch must lie in"),
+        ({"time_stretch": 1.5}, "time_stretch must lie between 0 and 1"),
+        ({"bin_stretch": -0.1}, "bin_stretch must lie between 0 and 1"),
         ({"time_shift": -1}, "time_shift"),
     ],
 )

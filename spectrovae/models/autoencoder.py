@@ -15,17 +15,19 @@ def build_encoder(options: networks.Trainer) -> keras.Model:
     """Features (batch, bins, frames, channels) -> latent (batch, latent_dim)."""
     inputs = keras.Input(options.feature_shape, name="features")
     _, latent = networks.encode(inputs, options)
-    return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32", name="latent")(latent), name="encoder")
+    return keras.Model(
+        inputs, keras.layers.Activation("linear", dtype="float32", name="latent")(latent), name="encoder"
+    )
 
 
 @keras.saving.register_keras_serializable("spectrovae")
 class Autoencoder(networks.Trainer):
     """Autoencoder trainer: holds ``encoder`` and ``decoder``, each of them usable and saved apart.
 
-    Its loss is that of the VAE without the KL divergence, in nats per example: cells / 2 * log(mean squared error) of the
-    batch, up to a constant, for each channel. It has the minimum of the mean squared error; on features with phase beside
-    the level, the log keeps the channel that nothing predicts from ruling the other; and its figures compare with those
-    of a VAE.
+    Its loss is that of the VAE without the KL divergence, in nats per example: cells / 2 * log(mean squared error) of
+    the batch, up to a constant, for each channel. It is least where the mean squared error is; on features with phase
+    beside the level, the log keeps the channel that nothing predicts from ruling the other. The sigma is the batch's
+    own in evaluation too: what is asked of a model without a density is its error, not how well it knew it.
 
     Args:
         **options: those of :class:`spectrovae.models.networks.Trainer`. ``linear`` is ``"principal"`` by default: call

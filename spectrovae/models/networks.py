@@ -6,7 +6,7 @@ Three architectures:
   4 x 2) and the last one returns to it by pixel shuffle, so that almost all the work is matrix products over many
   channels and few positions. Beside it runs a linear path straight between cells and latent.
 - ``"dense"``: one hidden layer on each side, for spectra of one frame above all.
-- ``"linear"``: the linear path alone. Trained, it spans the subspace of PCA (Baldi and Hornik, 1989; Lucas et al., 2019).
+- ``"linear"``: the linear path alone. Trained, it spans the subspace of PCA (Baldi and Hornik, 1989).
 """
 
 import math
@@ -41,7 +41,8 @@ class Trainer(base.Trainer):
         latent_dim: dimensions of the latent; the preset's by default.
         preset: ``"tiny"`` (tests), ``"small"`` (CPU) or ``"base"`` (GPU): widths of the convolutions.
         network: ``"convolutional"``, ``"dense"`` or ``"linear"``.
-        hidden: units of the dense network's hidden layer; 400 as in Roche et al. (2019) and Esling et al. (2018).
+        hidden: units of the dense network's hidden layer; 400 by default, as in the
+            ATIAM report (2017).
         head: how the convolutional encoder leaves its map of positions: ``"flatten"`` keeps where things are,
             ``"pool"`` averages over positions.
         linear: the linear path beside the convolutions. ``"learned"``: trained with them. ``"principal"``: the whitened
@@ -49,8 +50,10 @@ class Trainer(base.Trainer):
             starts at PCA's error and the convolutions learn only what is not linear; until then the path is silent.
         latent_norm: batch normalisation of the latent, to mean 0 and variance 1 in each dimension.
         time_stretch: in training, durations change by a random factor of up to exp(+-time_stretch).
-        time_shift: in training, sounds move by up to so many frames. Both interpolate between frames: for
-            representations whose cells are levels.
+        time_shift: in training, sounds move by up to so many frames.
+        bin_stretch: in training, frequencies change by a random factor of up to exp(+-bin_stretch). All three
+            interpolate between cells, for representations whose cells are levels (and whose bins, for this one, are
+            equally spaced).
         db_per_unit: dB that a unit of a feature is worth, a number or one per bin
             (:attr:`Representation.db_per_unit`); metrics are reported with it.
         seed: of all noise.
@@ -69,6 +72,7 @@ class Trainer(base.Trainer):
         latent_norm: bool = False,
         time_stretch: float = 0.0,
         time_shift: float = 0.0,
+        bin_stretch: float = 0.0,
         db_per_unit=1.0,
         seed: int = 0,
         **kwargs,
@@ -81,16 +85,19 @@ class Trainer(base.Trainer):
         for name, size in (("latent_dim", self.latent_dim), ("hidden", hidden)):
             if size < 1:
                 raise InputError(f"{name} must be at least 1, received {size}")
-        if not 0.0 <= time_stretch < 1.0 or time_shift < 0.0:
-            raise InputError(
-                f"time_stretch must lie in [0, 1) and time_shift not be negative, received {time_stretch}, {time_shift}"
-            )
+        for name, amount, most in (
+            ("time_stretch", time_stretch, 1.0), ("bin_stretch", bin_stretch, 1.0),
+            ("time_shift", time_shift, self.feature_shape[1]),
+        ):  # fmt: skip
+            if not 0.0 <= amount <= most:
+                raise InputError(f"{name} must lie between 0 and {most}, received {amount}")
         self.network, self.hidden, self.head, self.linear = network, int(hidden), head, linear
-        self.latent_norm, self.time_stretch, self.time_shift = bool(latent_norm), time_stretch, time_shift
+        self.latent_norm = bool(latent_norm)
+        self.time_stretch, self.time_shift, self.bin_stretch = time_stretch, time_shift, bin_stretch
         self.autocast = False  # targets stay in float32; encoder and decoder cast what they take
         self.warp = None
-        if (time_stretch or time_shift) and self.feature_shape[1] > 1:
-            self.warp = layers.TimeWarp(time_stretch, time_shift, seed=seed + 1, name="warp")
+        if time_stretch or time_shift or bin_stretch:
+            self.warp = layers.RandomWarp(time_stretch, time_shift, bin_stretch, seed=seed + 1, name="warp")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -101,7 +108,7 @@ class Trainer(base.Trainer):
         return PRESETS[self.preset]["strides"]
 
     def augment(self, features, training: bool):
-        """What to encode and to be compared with: in training, features at another tempo, if asked for."""
+        """What to encode and to be compared with: in training, features at another tempo or pitch, if asked for."""
         return self.warp(features) if training and self.warp is not None else features
 
     def initialise(self, batches) -> PrincipalComponents | None:
@@ -137,6 +144,7 @@ class Trainer(base.Trainer):
             "latent_norm": self.latent_norm,
             "time_stretch": self.time_stretch,
             "time_shift": self.time_shift,
+            "bin_stretch": self.bin_stretch,
         }
 
 

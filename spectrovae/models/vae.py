@@ -43,8 +43,8 @@ class VAE(networks.Trainer):
         latent_dim: dimensions of the latent; the preset's by default.
         likelihood: ``"sigma"``, the calibrated Gaussian: in training the batch's optimal variance, nothing to weigh by
             hand; in evaluation the running mean of its log that the decoder's layer ``sigma`` holds.
-            ``"gaussian"``: a variance for each cell, which the decoder predicts from the latent (its layer ``likelihood``
-            has both moments; Roche et al., 2019).
+            ``"gaussian"``: a variance for each cell, which the decoder predicts from the latent: its layer
+            ``likelihood`` has both moments.
             ``"fixed_sigma"``: ``sigma`` in every cell. A dimension whose share of the data's variance is below
             beta sigma^2 collapses, so one too large for the features' scale collapses all.
             ``"bernoulli"``: binary cross-entropy of features in [0, 1], an improper density: its bound compares with no
@@ -56,7 +56,8 @@ class VAE(networks.Trainer):
         warmup: how beta grows over ``warmup_steps``: ``"linear"`` from 0; ``"cyclical"``, four times over, in the first
             half of each quarter linearly from 0, then held (Fu et al., 2019); ``"log"`` from beta / 1000, by the same
             factor each step.
-        warmup_steps: training steps that it takes; the count is a weight of the trainer, so that it resumes where it was.
+        warmup_steps: training steps that it takes; the count is a weight of the trainer, so that it resumes where
+            it was.
         free_bits: nats of each dimension that are not penalised, in training (Kingma et al., 2016); 0.05 to 0.1 keeps
             dimensions alive.
         **options: those of :class:`spectrovae.models.networks.Trainer`.
@@ -160,7 +161,18 @@ class VAE(networks.Trainer):
         return self.beta * done
 
     def initialise(self, batches):
-        """As in the base; with principal components, the posterior's variances start as theirs too."""
+        """As in the base; with principal components, the posterior's variances start as theirs too.
+
+        Raises:
+            InputError: features outside [0, 1] under the Bernoulli likelihood.
+        """
+        if self.likelihood == "bernoulli":
+            least, most = np.min([(np.min(x), -np.max(x)) for x in batches], axis=0) * (1.0, -1.0)
+            if least < 0.0 or most > 1.0:
+                raise InputError(
+                    f"likelihood bernoulli needs features in [0, 1], received some from {least:.3g} to {most:.3g}; use "
+                    "a representation with normalisation 'range', or likelihood sigma"
+                )
         found = super().initialise(batches)
         if found is None:
             return None
