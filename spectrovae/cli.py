@@ -15,7 +15,7 @@ import spectrovae
 from spectrovae import commands
 from spectrovae.errors import InputError, ParityError
 
-FAMILIES = "vae, hierarchical-vae, unet"  # models.FAMILIES, known without importing Keras
+FAMILIES = "autoencoder, vae, hierarchical-vae, unet"  # models.FAMILIES, known without importing Keras
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,16 +84,28 @@ def _parser() -> argparse.ArgumentParser:
         split_rule(sub, "--split")
         representation_options(sub, "the training split's peak")
         sub.add_argument("--preset", default="small", choices=("tiny", "small", "base"))
-        sub.add_argument("--latent-dim", type=int, help="dimensions of the vector; of the top group in a hierarchy")
-        sub.add_argument("--likelihood", choices=("sigma", "alpha_rmse", "alpha_mse"))
-        sub.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
-        sub.add_argument("--beta", type=float, help="weight of the KL divergence")
-        sub.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows from 0")
-        sub.add_argument("--skips", type=_levels, help="unet: all, none, or levels as 0,2 (0 is full resolution)")
-        sub.add_argument("--skip-noise", type=float, help="unet: noise on the skips, in their standard deviations")
-        sub.add_argument("--groups", type=int, choices=(2, 3), help="hierarchical-vae: groups of latents")
-        sub.add_argument("--free-bits", type=float, help="nats per dimension of a group at no charge")
-        sub.add_argument(
+        model = sub.add_argument_group("model", "a family refuses what it does not have")
+        model.add_argument("--latent-dim", type=int, help="the preset's by default")
+        model.add_argument("--network", choices=("convolutional", "dense", "linear"), help="convolutional by default")
+        model.add_argument("--hidden", type=_positive, help="units of the dense network's hidden layer; 400 by default")
+        model.add_argument("--head", choices=("flatten", "pool"), help="how the convolutional encoder ends")
+        model.add_argument("--linear", choices=("learned", "principal"), help="the linear path beside the convolutions")
+        model.add_argument("--latent-norm", action="store_true", default=None, help="batch normalisation of the latent")
+        model.add_argument("--time-stretch", type=float, help="train at tempi changed by up to this factor, as 0.15")
+        model.add_argument("--time-shift", type=float, help="train on sounds moved by up to this many frames")
+        model.add_argument("--bin-stretch", type=float, help="train at pitches changed by up to this factor, as 0.05")
+        likelihoods = ("sigma", "gaussian", "fixed_sigma", "bernoulli", "alpha_rmse", "alpha_mse")
+        model.add_argument("--likelihood", choices=likelihoods)
+        model.add_argument("--sigma", type=float, help="of the likelihood fixed_sigma, in feature units")
+        model.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
+        model.add_argument("--beta", type=float, help="weight of the KL divergence")
+        model.add_argument("--warmup", choices=("linear", "cyclical", "log"), help="how beta grows; linear by default")
+        model.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows")
+        model.add_argument("--free-bits", type=float, help="nats of each dimension that are not penalised, as 0.05")
+        model.add_argument("--skips", type=_levels, help="unet: all, none, or levels as 0,2 (0 is full resolution)")
+        model.add_argument("--skip-noise", type=float, help="unet: noise on the skips, in their standard deviations")
+        model.add_argument("--groups", type=int, choices=(2, 3), help="hierarchical-vae: groups of latents")
+        model.add_argument(
             "--balancing", action=argparse.BooleanOptionalAction, help="hierarchical-vae: balance KL in warm-up"
         )
         sub.add_argument("--epochs", type=int, default=30)

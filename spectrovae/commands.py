@@ -19,8 +19,9 @@ REPRESENTATION_OPTIONS = (
     "content", "scale",
 )  # fmt: skip
 MODEL_OPTIONS = (
-    "latent_dim", "likelihood", "alpha", "beta", "warmup_epochs", "skips", "skip_noise", "groups", "free_bits",
-    "balancing",
+    "latent_dim", "network", "hidden", "head", "linear", "latent_norm", "time_stretch", "time_shift", "bin_stretch",
+    "likelihood", "sigma", "alpha", "beta", "warmup", "warmup_epochs", "free_bits", "groups", "balancing",
+    "skips", "skip_noise",
 )  # fmt: skip
 
 
@@ -300,7 +301,7 @@ def _model_options(options) -> dict[str, Any]:
     from spectrovae import models
 
     own: dict[str, Any] = {"preset": options.preset}
-    taken = set(inspect.signature(models.FAMILIES[options.family]).parameters)
+    taken = {name for cls in models.FAMILIES[options.family].__mro__ for name in inspect.signature(cls).parameters}
     if "warmup_steps" in taken:
         taken.add("warmup_epochs")  # training.fit counts the steps
     for name in MODEL_OPTIONS:

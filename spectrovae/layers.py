@@ -1,6 +1,7 @@
 """Layers that Keras lacks, in ``keras.ops`` alone."""
 
 import keras
+import numpy as np
 from keras import ops
 
 _package = "spectrovae"
@@ -22,6 +23,11 @@ class GaussianParameters(keras.layers.Layer):
     def call(self, inputs):
         mean, log_variance = ops.split(ops.cast(inputs, "float32"), 2, axis=-1)
         return mean, -3.0 + 9.0 * ops.tanh((log_variance + 3.0) / 9.0)
+
+    @staticmethod
+    def unbounded(log_variance: np.ndarray) -> np.ndarray:
+        """What must go in for these log-variances, all inside the bounds, to come out."""
+        return 9.0 * np.arctanh((log_variance + 3.0) / 9.0) - 3.0
 
     def compute_output_shape(self, input_shape):
         half = (*input_shape[:-1], input_shape[-1] // 2)
@@ -109,3 +115,96 @@ class PixelShuffle(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "block": self.block}
+
+
+@keras.saving.register_keras_serializable(_package)
+class CalibratedSigma(keras.layers.Layer):
+    """Hand features on, and hold the sigma of the Gaussian around them, one a channel, as training found it.
+
+    In a decoder, so that its likelihood is saved with it. In evaluation the batch's own sigma would flatter, and more
+    the smaller the batch: PCA-128's errors on spoken digits by 75 to 93 nats a clip in batches of 32, by 1 100 alone.
+
+    Args:
+        decay: of the running mean of log sigma; less at first, when it is the mean of all so far.
+
+    Input and output: (..., channels). ``log_sigma``: (channels,), in feature units.
+    """
+
+    def __init__(self, decay: float = 0.99, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.decay = decay
+
+    def build(self, input_shape):
+        self.log_sigma = self.add_weight(
+            shape=(input_shape[-1],), initializer="zeros", trainable=False, name="log_sigma"
+        )
+        self.updates = self.add_weight(shape=(), initializer="zeros", trainable=False, name="updates")
+
+    def call(self, inputs):
+        return inputs
+
+    def update(self, log_sigma):
+        """Take a batch's log sigma [shape=(channels,)] into the running mean."""
+        decay = ops.minimum(self.decay, self.updates / (self.updates + 1.0))
+        self.log_sigma.assign(decay * self.log_sigma + (1.0 - decay) * ops.stop_gradient(log_sigma))
+        self.updates.assign_add(1.0)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "decay": self.decay}
+
+
+@keras.saving.register_keras_serializable(_package)
+class RandomWarp(keras.layers.Layer):
+    """Play each example at a random tempo, from a random place and at a random pitch, by linear interpolation.
+
+    Frame t of the output is frame t exp(u) + v of the input and bin b is bin b exp(w), with u, v and w uniform in
+    +-time_stretch, +-time_shift and +-bin_stretch; beyond an end what is at that end is held.
+
+    Args:
+        time_stretch: largest log of the change of tempo.
+        time_shift: largest shift, in frames.
+        bin_stretch: largest log of the change of frequency.
+        seed: of the layer's own noise generator.
+
+    Input and output: (batch, bins, frames, channels), in float32.
+    """
+
+    def __init__(
+        self, time_stretch: float = 0.0, time_shift: float = 0.0, bin_stretch: float = 0.0, seed: int = 0, **kwargs
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.time_stretch, self.time_shift, self.bin_stretch, self.seed = time_stretch, time_shift, bin_stretch, seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs):
+        x = ops.cast(inputs, "float32")
+        drawn = keras.random.uniform((3, ops.shape(inputs)[0], 1), -1.0, 1.0, seed=self.generator)
+        if self.time_stretch or self.time_shift:
+            frames = _interpolation(x.shape[2], self.time_stretch * drawn[0], self.time_shift * drawn[1])
+            x = ops.einsum("bnfc,bft->bntc", x, frames)
+        if self.bin_stretch:
+            bins = _interpolation(x.shape[1], self.bin_stretch * drawn[2], 0.0)
+            x = ops.einsum("bnfc,bnm->bmfc", x, bins)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "time_stretch": self.time_stretch,
+            "time_shift": self.time_shift,
+            "bin_stretch": self.bin_stretch,
+            "seed": self.seed,
+        }
+
+
+def _interpolation(size: int, log_scale, shift):
+    """Weights (batch, from, to) that put place t exp(log_scale) + shift of an axis at t."""
+    index = ops.arange(size, dtype="float32")
+    place = ops.clip(index * ops.exp(log_scale) + shift, 0.0, size - 1.0)
+    return ops.relu(1.0 - ops.abs(place[:, None, :] - index[None, :, None]))

@@ -54,3 +54,48 @@ def optimal_log_sigma(squared_error, floor: float = -6.0):
     """
     log_sigma = 0.5 * ops.log(ops.mean(squared_error, axis=0) + 1e-12)
     return floor + ops.softplus(log_sigma - floor)
+
+
+def calibrated_nll(target, prediction, log_sigma=None):
+    """Negative log-likelihood of each example under a Gaussian of one sigma a channel, in nats [shape=(batch,)].
+
+    A sigma a channel: phase, which nothing predicts, must not set the one of the level.
+
+    Args:
+        target, prediction: features (batch, bins, frames, channels).
+        log_sigma: of each channel [shape=(channels,)]; by default the batch's own, :func:`optimal_log_sigma`.
+    """
+    squared_error = channel_squared_error(target, prediction)
+    cells = target.shape[1] * target.shape[2]
+    log_sigma = optimal_log_sigma(squared_error) if log_sigma is None else log_sigma
+    return ops.sum(gaussian_nll(squared_error, log_sigma, cells), axis=-1)
+
+
+def gaussian_nll_of_cells(target, mean, log_variance):
+    """Negative log-likelihood of each example where each cell has a variance of its own, in nats [shape=(batch,)]."""
+    error = ops.cast(target, "float32") - ops.cast(mean, "float32")
+    log_variance = ops.cast(log_variance, "float32")
+    nll = 0.5 * (ops.square(error) * ops.exp(-log_variance) + log_variance + math.log(2.0 * math.pi))
+    return ops.sum(nll, axis=tuple(range(1, len(nll.shape))))
+
+
+def bernoulli_nll(target, logits):
+    """Binary cross-entropy of each example, summed over its cells, in nats [shape=(batch,)].
+
+    Of targets between 0 and 1 it is no likelihood: exp(-loss) does not integrate to 1 over them (Loaiza-Ganem and
+    Cunningham, 2019), and its least value is their entropy, not 0. Never compare it with a Gaussian's.
+    """
+    target, logits = ops.cast(target, "float32"), ops.cast(logits, "float32")
+    nll = ops.softplus(logits) - target * logits
+    return ops.sum(nll, axis=tuple(range(1, len(nll.shape))))
+
+
+def free_bits(kl, least: float):
+    """Sum over dimensions of max(least, batch mean of the KL divergence) (Kingma et al., 2016), in nats [shape=()].
+
+    Below ``least`` nats a dimension costs the same whatever it carries, so that the KL divergence does not push it out.
+
+    Args:
+        kl: of each dimension of each example [shape=(batch, dimensions)].
+    """
+    return ops.sum(ops.maximum(ops.mean(kl, axis=0), least))

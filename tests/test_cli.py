@@ -119,6 +119,21 @@ def test_a_hierarchy_by_its_options(tmp_path, capsys):
     refused(capsys, "fit", "vae", "--data", TOY, "--groups", 2, "--out", tmp_path / "vae", says="--groups")
 
 
+def test_the_options_of_a_model_reach_it(tmp_path):
+    def model(family, *arguments):
+        out = tmp_path / f"{family}{len(arguments)}"
+        assert main(["fit", family, "--data", TOY, "--out", str(out), *FIT, *arguments]) == 0
+        return json.loads((out / "run" / "config.json").read_text())["model"]
+
+    found = model("autoencoder", "--network", "dense", "--hidden", "12", "--latent-dim", "3", "--time-stretch", "0.1")
+    assert [found[name] for name in ("network", "hidden", "latent_dim", "time_stretch")] == ["dense", 12, 3, 0.1]
+    assert (found["linear"], found["latent_norm"]) == ("principal", False)
+    likelihood = ("--likelihood", "fixed_sigma", "--sigma", "0.2", "--head", "pool", "--latent-norm")
+    found = model("vae", *likelihood, "--warmup", "log", "--warmup-epochs", "2", "--free-bits", "0.1")
+    names = ("likelihood", "sigma", "head", "latent_norm", "warmup", "warmup_steps", "free_bits")
+    assert [found[name] for name in names] == ["fixed_sigma", 0.2, "pool", True, "log", 2, 0.1]
+
+
 def test_wrong_paths_and_folders(bundles, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -131,6 +146,8 @@ def test_wrong_paths_and_folders(bundles, tmp_path, capsys):
     refused(capsys, "fit", "vae", "--out", out, says="--data")
     refused(capsys, "fit", "--config", tmp_path / "absent.json", "--out", out, says="absent.json")
     refused(capsys, "fit", "unet", "--data", TOY, "--latent-dim", 4, "--out", out, says="--latent-dim")
+    refused(capsys, "fit", "autoencoder", "--data", TOY, "--beta", 2, "--out", out, says="--beta is no option of")
+    refused(capsys, "fit", "unet", "--data", TOY, "--warmup-epochs", 2, "--out", out, says="--warmup-epochs")
     for command in (["verify"], ["export"], ["reconstruct"], ["compare"]):
         tail = {"verify": [], "export": [out]}.get(command[0], ["x.wav", "--out", out])
         if command == ["compare"]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectrovae.layers import GaussianParameters, PixelShuffle, Sampling
+from spectrovae.layers import CalibratedSigma, GaussianParameters, PixelShuffle, Sampling
 
 
 def noise(*shape, seed=0):
@@ -123,3 +123,30 @@ def test_layers_survive_saving(tmp_path):
     values = noise(2, 4, 4, 16)
     for found, expected in zip(keras.saving.load_model(tmp_path / "layers.keras")(values), model(values)):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_unbounded_log_variances_come_out_as_they_were():
+    wanted = np.linspace(-11.9, 5.9, 20, dtype=np.float32)
+    given = GaussianParameters.unbounded(wanted)
+    _, found = GaussianParameters()(np.stack([wanted, given], axis=-1))
+    np.testing.assert_allclose(np.asarray(found)[:, 0], wanted, atol=1e-3)
+
+
+def test_calibrated_sigma_hands_on_and_keeps_a_running_mean(tmp_path):
+    inputs = keras.Input((4, 4, 2))
+    model = keras.Model(inputs, CalibratedSigma(decay=0.9, name="sigma")(inputs))
+    layer, features = model.get_layer("sigma"), noise(2, 4, 4, 2)
+    np.testing.assert_array_equal(model(features), features)
+    observed = noise(40, 2)
+    for row in observed:
+        layer.update(row)
+    expected = np.zeros(2)
+    for count, row in enumerate(observed):
+        decay = min(0.9, count / (count + 1))
+        expected = decay * expected + (1 - decay) * row
+    np.testing.assert_allclose(layer.log_sigma, expected, atol=1e-5)
+    assert not model.trainable_weights
+    model.save(tmp_path / "sigma.keras")
+    loaded = keras.saving.load_model(tmp_path / "sigma.keras").get_layer("sigma")
+    np.testing.assert_array_equal(loaded.log_sigma, layer.log_sigma)
+    assert loaded.decay == 0.9

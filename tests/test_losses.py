@@ -100,3 +100,49 @@ def test_gradients_are_finite_at_zero_error():
     for name, value in values.items():
         assert np.all(np.isfinite(value)), name
         assert np.all(np.isfinite(tape.gradient(value, prediction).numpy())), name
+
+
+def test_gaussian_nll_of_cells_equals_scipy():
+    target, mean, log_variance = noise(3, 4, 5, 2), noise(3, 4, 5, 2, seed=1), noise(3, 4, 5, 2, seed=2)
+    expected = -scipy.stats.norm.logpdf(target, mean, np.exp(0.5 * log_variance)).sum(axis=(1, 2, 3))
+    assert np.asarray(losses.gaussian_nll_of_cells(target, mean, log_variance)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_calibrated_nll_has_a_sigma_for_each_channel():
+    target, prediction = noise(3, 4, 5, 2), noise(3, 4, 5, 2, seed=1)
+    for sigma in ([0.5, 2.0], np.sqrt(np.mean((target - prediction) ** 2, axis=(0, 1, 2)))):
+        expected = -scipy.stats.norm.logpdf(target, prediction, sigma).sum(axis=(1, 2, 3))
+        given = [] if isinstance(sigma, np.ndarray) else [np.log(np.float32(sigma))]
+        found = np.asarray(losses.calibrated_nll(target, prediction, *given))
+        assert found == pytest.approx(expected, rel=3e-3)
+
+
+def test_bernoulli_nll_equals_scipy_and_is_finite_for_sure_logits():
+    outcomes, logits = (noise(3, 4, 5, 1) > 0).astype(np.float32), 3.0 * noise(3, 4, 5, 1, seed=1)
+    probability = 1.0 / (1.0 + np.exp(-logits.astype(float)))
+    expected = -scipy.stats.bernoulli.logpmf(outcomes, probability).sum(axis=(1, 2, 3))
+    assert np.asarray(losses.bernoulli_nll(outcomes, logits)) == pytest.approx(expected, rel=1e-4)
+    between = np.random.default_rng(2).uniform(size=logits.shape)
+    expected = -(between * np.log(probability) + (1 - between) * np.log1p(-probability)).sum(axis=(1, 2, 3))
+    assert np.asarray(losses.bernoulli_nll(between, logits)) == pytest.approx(expected, rel=1e-4)
+    assert np.isfinite(losses.bernoulli_nll(outcomes, 1e4 * (2.0 * outcomes - 1.0))).all()
+
+
+def test_bernoulli_nll_is_no_density_between_0_and_1():
+    """What the docstring warns of: exp(-loss) integrates to something else than 1."""
+    points = np.linspace(0.0, 1.0, 10_001, dtype=np.float32)
+    for logit in (0.0, 3.0):
+        nll = losses.bernoulli_nll(points.reshape(-1, 1, 1, 1), np.full((10_001, 1, 1, 1), logit, np.float32))
+        p = 1.0 / (1.0 + np.exp(-logit))
+        # The integral of p^x (1 - p)^(1 - x), in closed form.
+        expected = 0.5 if logit == 0.0 else (2.0 * p - 1.0) / logit
+        found = scipy.integrate.trapezoid(np.exp(-np.asarray(nll, float)), points)
+        assert found == pytest.approx(expected, rel=1e-3)
+        assert found < 0.51
+
+
+def test_free_bits_bound_the_mean_of_each_dimension_below():
+    kl = np.random.default_rng(0).exponential([0.01, 0.1, 1.0], (50, 3)).astype(np.float32)
+    expected = sum(max(0.2, column.mean()) for column in kl.T)
+    assert float(losses.free_bits(kl, 0.2)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.free_bits(kl, 0.0)) == pytest.approx(kl.mean(axis=0).sum(), rel=1e-5)

@@ -220,6 +220,15 @@ for name, family in FAMILIES.items():
     assert set(logs) == set(before), (logs, before)
     assert after["loss"] < before["loss"], (name, before, after)
     print(name)
+# Every likelihood and schedule, and what depends on the data.
+for likelihood in ("gaussian", "fixed_sigma", "bernoulli", "alpha_rmse"):
+    model = FAMILIES["vae"]((64, 16, 1), preset="tiny", likelihood=likelihood, alpha=1e3, warmup="cyclical",
+                            warmup_steps=8, free_bits=0.1, latent_norm=True, head="pool", time_stretch=0.1)
+    model.compile(optimizer="adam")
+    logs = model.fit(features, batch_size=4, verbose=0).history
+    assert np.isfinite(logs["loss"]).all(), (likelihood, logs)
+model = FAMILIES["autoencoder"]((64, 16, 1), preset="tiny")
+model.initialise([features])
 # The warm-up moves under jax too, where the step is traced once.
 options = {"warmup_steps": 4, "likelihood": "alpha_mse", "alpha": 1.0, "beta": 100.0}
 model = FAMILIES["vae"]((64, 16, 1), preset="tiny", **options)
@@ -267,16 +276,63 @@ def evaluated(model, features):
     return model.evaluate(features, batch_size=len(features), verbose=0, return_dict=True)
 
 
-def test_sigma_likelihood_recomputed():
-    model, features = make("vae", beta=2.5), noise(6, 64, 16, 1)
+@pytest.mark.parametrize("shape", [(64, 16, 1), (7, 5, 2)], ids=str)
+def test_sigma_likelihood_recomputed(shape):
+    """In evaluation the sigma of each channel is the decoder's, whatever the batch."""
+    model, features = make("vae", shape, beta=2.5), noise(6, *shape)
     kl, prediction = moments(model, features)
-    rmse = np.sqrt(np.mean((features - prediction) ** 2))
-    sigma = np.exp(np.logaddexp(np.log(rmse), -6.0))
+    sigma = np.linspace(0.2, 0.5, shape[-1])
+    model.decoder.get_layer("sigma").log_sigma.assign(np.log(sigma))
     nll = -scipy.stats.norm.logpdf(features, prediction, sigma).sum(axis=(1, 2, 3))
-    found = evaluated(model, features)
-    assert found["reconstruction"] == pytest.approx(nll.mean(), rel=1e-4)
-    assert found["kl"] == pytest.approx(kl.mean(), rel=1e-4)
-    assert found["loss"] == pytest.approx(nll.mean() + 2.5 * kl.mean(), rel=1e-4)
+    for batch_size in (6, 4):
+        model.compile()
+        found = model.evaluate(features, batch_size=batch_size, verbose=0, return_dict=True)
+        assert found["reconstruction"] == pytest.approx(nll.mean(), rel=1e-4)
+        assert found["kl"] == pytest.approx(kl.mean(), rel=1e-4)
+        assert found["loss"] == pytest.approx(nll.mean() + 2.5 * kl.mean(), rel=1e-4)
+
+
+def test_sigma_in_training_is_the_best_of_the_batch_and_its_running_mean_is_kept():
+    model, features = make("vae", (7, 5, 2)), noise(6, 7, 5, 2)
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    seen = []
+    for _ in range(3):
+        outputs = model(features, training=True)
+        rmse = np.sqrt(np.mean((np.asarray(outputs["features"], float) - features) ** 2, axis=(0, 1, 2)))
+        seen.append(np.logaddexp(np.log(rmse), -6.0))
+        nll = -scipy.stats.norm.logpdf(features, outputs["features"], np.exp(seen[-1])).sum(axis=(1, 2, 3))
+        found = model.reconstruction_loss(features, outputs, training=True)
+        assert np.asarray(found) == pytest.approx(nll, rel=1e-3)
+    layer = model.decoder.get_layer("sigma")
+    assert np.asarray(layer.log_sigma) == pytest.approx(np.mean(seen, axis=0), rel=1e-3)
+    twin = make("vae", (7, 5, 2))
+    twin.decoder.set_weights(model.decoder.get_weights())
+    np.testing.assert_array_equal(twin.decoder.get_layer("sigma").log_sigma, layer.log_sigma)
+
+
+def test_gaussian_likelihood_recomputed():
+    model, features = make("vae", (7, 5, 2), likelihood="gaussian"), noise(6, 7, 5, 2)
+    latent = model.encoder(features)
+    mean, log_variance = keras.Model(model.decoder.input, model.decoder.get_layer("likelihood").output)(latent)
+    np.testing.assert_allclose(mean, model.decoder(latent), atol=1e-6)
+    assert np.std(log_variance) > 1e-3
+    scale = np.exp(0.5 * np.asarray(log_variance, float))
+    nll = -scipy.stats.norm.logpdf(features, np.asarray(mean, float), scale).sum(axis=(1, 2, 3))
+    assert evaluated(model, features)["reconstruction"] == pytest.approx(nll.mean(), rel=1e-4)
+
+
+def test_fixed_sigma_likelihood_recomputed():
+    model, features = make("vae", likelihood="fixed_sigma", sigma=0.3), noise(6, 64, 16, 1)
+    nll = -scipy.stats.norm.logpdf(features, moments(model, features)[1], 0.3).sum(axis=(1, 2, 3))
+    assert evaluated(model, features)["reconstruction"] == pytest.approx(nll.mean(), rel=1e-4)
+
+
+def test_bernoulli_likelihood_recomputed():
+    model, features = make("vae", likelihood="bernoulli"), noise(6, 64, 16, 1)
+    prediction = moments(model, features)[1]
+    assert 0.0 < prediction.min() < prediction.max() < 1.0
+    entropy = -(features * np.log(prediction) + (1.0 - features) * np.log1p(-prediction)).sum(axis=(1, 2, 3))
+    assert evaluated(model, features)["reconstruction"] == pytest.approx(entropy.mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("likelihood", ["alpha_rmse", "alpha_mse"])
@@ -291,21 +347,60 @@ def test_published_likelihoods_recomputed(likelihood):
     assert found["loss"] == pytest.approx(300.0 * error.mean() + kl.mean(), rel=1e-4)
 
 
-def test_warm_up():
-    model, features = make("vae", beta=3.0, warmup_steps=4), noise(8, 64, 16, 1)
+def linear_warm_up(step):
+    return min(step / 8, 1.0)
+
+
+def cyclical_warm_up(step):
+    """Four cycles of two steps: in each, one step up from 0, then one held."""
+    return [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0][step]
+
+
+def log_warm_up(step):
+    return [0.001 * 1000.0 ** (step / 8), 1.0][step > 8]
+
+
+@pytest.mark.parametrize("expected", [linear_warm_up, cyclical_warm_up, log_warm_up])
+def test_warm_up(expected):
+    options = {"beta": 3.0, "warmup": expected.__name__.split("_")[0]}
+    model, features = make("vae", warmup_steps=8, **options), noise(8, 64, 16, 1)
     model.compile(optimizer=keras.optimizers.SGD(0.0))
-    for step in range(6):
-        beta = 3.0 * min(step / 4, 1.0)
+    for step in range(10):
+        beta = 3.0 * expected(step)
         assert float(model.current_beta()) == pytest.approx(beta)
         model.reset_metrics()
         logs = model.train_on_batch(features, return_dict=True)
         assert logs["loss"] == pytest.approx(logs["reconstruction"] + beta * logs["kl"], rel=1e-4)
-    resumed = make("vae", beta=3.0, warmup_steps=12)
+    resumed = make("vae", warmup_steps=20, **options)
     resumed.set_weights(model.get_weights())
-    assert float(resumed.current_beta()) == pytest.approx(1.5)
+    half = {"linear": 0.5, "log": 0.001**0.5, "cyclical": 0.0}[options["warmup"]]
+    assert float(resumed.current_beta()) == pytest.approx(3.0 * half)
     assert float(model.current_beta(training=False)) == 3.0
     found = model.evaluate(features, verbose=0, return_dict=True)
     assert found["loss"] == pytest.approx(found["reconstruction"] + 3.0 * found["kl"], rel=1e-4)
+
+
+def test_a_long_cyclical_warm_up_rises_for_half_of_each_quarter():
+    model = make("vae", warmup="cyclical", warmup_steps=800)
+    for step, beta in [(0, 0.0), (25, 0.25), (99, 0.99), (100, 1.0), (199, 1.0), (200, 0.0), (250, 0.5), (799, 1.0)]:
+        model.steps.assign(float(step))
+        assert float(model.current_beta()) == pytest.approx(beta, abs=1e-4)
+
+
+def test_free_bits_spare_a_dimension_in_training_alone():
+    options = {"likelihood": "fixed_sigma", "sigma": 1.0, "beta": 2.0}
+    model, features = make("vae", free_bits=0.7, **options), noise(8, 64, 16, 1)
+    (mean,), (log_variance,) = model.posteriors(features)
+    mean, log_variance = np.asarray(mean, float), np.asarray(log_variance, float)
+    kl = np.mean(0.5 * (mean**2 + np.exp(log_variance) - 1.0 - log_variance), axis=0)
+    spared = sum(max(0.7, k) for k in kl)
+    assert spared > kl.sum() + 0.1
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    logs = model.train_on_batch(features, return_dict=True)
+    assert logs["kl"] == pytest.approx(kl.sum(), rel=1e-3)
+    assert logs["loss"] == pytest.approx(logs["reconstruction"] + 2.0 * spared, rel=1e-4)
+    found = model.evaluate(features, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(found["reconstruction"] + 2.0 * kl.sum(), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -320,9 +415,30 @@ def test_more_beta_means_less_kl(speech_features):
     assert kl[100.0] < 0.5 * kl[0.1]
 
 
-def test_unknown_likelihood_is_refused():
-    with pytest.raises(InputError, match="likelihood must be one of sigma, .*, received 'bernoulli'"):
-        VAE((64, 16, 1), preset="tiny", likelihood="bernoulli")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"likelihood": "poisson"}, "likelihood must be one of sigma, .*, received 'poisson'"),
+        ({"warmup": "sudden"}, "warmup must be one of linear, cyclical, log, received 'sudden'"),
+        ({"sigma": 0.0}, "sigma must be positive"),
+        ({"beta": -1.0}, "beta must not be negative"),
+        ({"free_bits": float("nan")}, "free_bits must not be negative"),
+        ({"likelihood": "bernoulli", "linear": "principal"}, "use linear='learned'"),
+    ],
+)
+def test_bad_options_of_the_vae_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        VAE((64, 16, 1), preset="tiny", **options)
+
+
+def test_bernoulli_refuses_features_outside_0_and_1():
+    model = make("vae", likelihood="bernoulli")
+    model.initialise([noise(4, 64, 16, 1), noise(3, 64, 16, 1)])
+    for wrong in (-0.1, 1.2):
+        features = noise(4, 64, 16, 1)
+        features[2, 3, 4] = wrong
+        with pytest.raises(InputError, match=r"needs features in \[0, 1\]"):
+            model.initialise([noise(3, 64, 16, 1), features])
 
 
 # U-Net

@@ -69,7 +69,7 @@ def interrupted(monkeypatch, epoch):
     monkeypatch.setattr(keras.Model, "fit", stopping)
 
 
-@pytest.mark.parametrize("family", ["vae", "unet"])
+@pytest.mark.parametrize("family", ["autoencoder", "vae", "unet"])
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(
     family, recordings, representation, tmp_path, monkeypatch
 ):

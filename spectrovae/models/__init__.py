@@ -1,9 +1,10 @@
 """Model families. Each file holds one: its presets, encoder, decoder and trainer, to be read top to bottom."""
 
+from spectrovae.models.autoencoder import Autoencoder
 from spectrovae.models.hierarchical_vae import HierarchicalVAE
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 
-FAMILIES = {"vae": VAE, "hierarchical-vae": HierarchicalVAE, "unet": UNet}
+FAMILIES = {"autoencoder": Autoencoder, "vae": VAE, "hierarchical-vae": HierarchicalVAE, "unet": UNet}
 
-__all__ = ["FAMILIES", "VAE", "HierarchicalVAE", "UNet"]
+__all__ = ["FAMILIES", "VAE", "Autoencoder", "HierarchicalVAE", "UNet"]

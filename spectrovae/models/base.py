@@ -44,6 +44,13 @@ class Trainer(keras.Model):
     def build(self, input_shape=None):
         self.built = True  # encoder and decoder are functional models, built when they are made
 
+    def initialise(self, batches) -> Any:
+        """Set what depends on the data before training starts; families that have such override it.
+
+        Args:
+            batches: training features, arrays or tensors (clips, bins, frames, channels), in one pass.
+        """
+
     def track_error(self, target, prediction):
         """Update ``rmse_db`` with a batch; it is measured on the first channel, the level."""
         target, prediction = (ops.cast(x[..., :1], "float32") * self._scale for x in (target, prediction))
@@ -90,10 +97,10 @@ def pad_to_multiple(x, feature_shape, strides):
     return keras.layers.ZeroPadding2D([(0, n) for n in padding], name="pad")(x) if any(padding) else x
 
 
-def crop_to_shape(x, feature_shape):
+def crop_to_shape(x, feature_shape, name="crop"):
     """Crop bins and frames at their end to ``feature_shape``."""
     cropping = [have - want for have, want in zip(x.shape[1:3], feature_shape[:2])]
-    return keras.layers.Cropping2D([(0, n) for n in cropping], name="crop")(x) if any(cropping) else x
+    return keras.layers.Cropping2D([(0, n) for n in cropping], name=name)(x) if any(cropping) else x
 
 
 def _excess(feature_shape, strides):

@@ -138,12 +138,18 @@ def train(
     # XLA on a CPU halves the speed of these convolutions.
     trainer.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
     trainer.optimizer.build(trainer.trainable_variables)
+
+    def batches(split: str, **kwargs):
+        return recordings.features(split, representation, options.batch_size, **kwargs)
+
     if run.state_file.is_file():
         run.load(trainer)
         if run.finished and not (resume and options.epochs > run.epoch):
             return Codec.load(out)
         run.finished = False
         log(f"continuing {out} after epoch {run.epoch}")
+    else:
+        trainer.initialise(batches("train"))
     run.start()
 
     twin = float32_twin(trainer)
@@ -159,9 +165,6 @@ def train(
             name=out.resolve().name,
             info=info or {"epoch": run.epoch, "training_seconds": round(run.seconds, 3), "finished": False},
         )
-
-    def batches(split: str, **kwargs):
-        return recordings.features(split, representation, options.batch_size, **kwargs)
 
     log(_headline(trainer, recordings, options, config["precision"]))
     validation = batches("validation")
