@@ -15,7 +15,7 @@ import spectrovae
 from spectrovae import commands
 from spectrovae.errors import InputError, ParityError
 
-FAMILIES = "autoencoder, vae, hierarchical-vae, unet"  # models.FAMILIES, known without importing Keras
+FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet"  # models.FAMILIES, known without importing Keras
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,6 +108,23 @@ def _parser() -> argparse.ArgumentParser:
         model.add_argument(
             "--balancing", action=argparse.BooleanOptionalAction, help="hierarchical-vae: balance KL in warm-up"
         )
+        codes = sub.add_argument_group("codes of the vq-vae")
+        codes.add_argument(
+            "--quantiser", choices=("vector", "scalar"), help="a learned codebook, or rounded dimensions"
+        )
+        codes.add_argument("--codebook-size", type=_positive, help="vector: codes of a stage; 256 by default")
+        codes.add_argument("--code-dim", type=_positive, help="vector: dimensions in which codes are compared")
+        codes.add_argument("--stages", type=_positive, help="vector: each after the first codes what was left before")
+        codes.add_argument(
+            "--normalise", action=argparse.BooleanOptionalAction, help="vector: compare directions alone"
+        )
+        codes.add_argument("--gradient", choices=("rotation", "straight_through"), help="vector: past the codes")
+        codes.add_argument("--commitment", choices=("fixed", "adapted"), help="vector: variance round a code's vector")
+        codes.add_argument("--commitment-weight", type=float)
+        codes.add_argument("--diversity-weight", type=float, help="of the capacity that codes leave unused")
+        codes.add_argument("--restart", type=float, help="share of the average use below which a code starts anew")
+        codes.add_argument("--kmeans-steps", type=int, help="iterations that place the codebook at first")
+        codes.add_argument("--levels", type=_whole, help="scalar: of each dimension, as 8,6,5")
         sub.add_argument("--epochs", type=int, default=30)
         sub.add_argument("--batch-size", type=int, default=32)
         sub.add_argument("--learning-rate", type=float, default=1e-3)

@@ -85,6 +85,11 @@ class Codec:
         """Weights of encoder and decoder."""
         return self.encoder.count_params() + self.decoder.count_params()
 
+    @property
+    def quantiser(self):
+        """The layer that made the codes, :class:`spectrovae.quantisers.Quantiser`; None where latents are not codes."""
+        return next((layer for layer in self.encoder.layers if layer.name == "quantiser"), None)
+
     # The path in the graph: what Python, the SavedModel and the reports all run.
 
     def features_graph(self, waveform):
@@ -173,6 +178,10 @@ class Codec:
         for z, kind in zip(parts, self.latent_types):
             if kind.is_integer and not np.issubdtype(z.dtype, np.integer):
                 raise InputError(f"{self.name} decodes integer codes, received {z.dtype}; give what encode returned")
+            if kind.is_integer and self.quantiser is not None and z.size:
+                size, low, high = self.quantiser.codebook_size, z.min(), z.max()
+                if low < 0 or high >= size:
+                    raise InputError(f"{self.name} has codes from 0 to {size - 1}, received {low} to {high}")
         packed = self.pack([tf.cast(z, kind) for z, kind in zip(parts, self.latent_types)])
         return self._decode(packed, -1 if length is None else length).numpy()
 
@@ -224,6 +233,11 @@ class Codec:
         Raises:
             InputError: the family has no prior to draw from.
         """
+        if self.quantiser is not None:
+            raise InputError(
+                f"{self.name} ({self.family}) cannot generate: its codes need a prior learned from real sounds, and it "
+                "has none; use a vae"
+            )
         if self.prior != "standard_normal":
             raise InputError(
                 f"{self.name} ({self.family}) cannot generate: its decoder needs what the encoder found in a real "
@@ -236,6 +250,8 @@ class Codec:
     def interpolate(self, first, second, count: int) -> np.ndarray:
         """Sounds on the straight line between the latents of two waveforms, both ends included.
 
+        Codes have no line between them: the vectors they stand for do, and each point of it takes the nearest codes.
+
         Args:
             first, second: [shape=(samples,)]; the shorter is padded with silence.
 
@@ -247,8 +263,14 @@ class Codec:
         weight = np.linspace(0.0, 1.0, count, dtype=np.float32)
 
         def line(z):
-            w = weight.reshape(-1, *[1] * (z.ndim - 1))
-            return (1.0 - w) * z[:1] + w * z[1:]
+            if self.quantiser is None:
+                w = weight.reshape(-1, *[1] * (z.ndim - 1))
+                return (1.0 - w) * z[:1] + w * z[1:]
+            vectors = np.asarray(self.quantiser.lookup(z))
+            w = weight.reshape(-1, *[1] * (vectors.ndim - 1))
+            between = np.array(self.quantiser.nearest((1.0 - w) * vectors[:1] + w * vectors[1:]))
+            between[-1], between[0] = z[1], z[0]  # the ends as they were, also where residual stages would differ
+            return between
 
         return self.decode(tf.nest.map_structure(line, self.encode(pair)), length)
 

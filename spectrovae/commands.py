@@ -22,6 +22,8 @@ MODEL_OPTIONS = (
     "latent_dim", "network", "hidden", "head", "linear", "latent_norm", "time_stretch", "time_shift", "bin_stretch",
     "likelihood", "sigma", "alpha", "beta", "warmup", "warmup_epochs", "free_bits", "groups", "balancing",
     "skips", "skip_noise",
+    "quantiser", "codebook_size", "code_dim", "stages", "normalise", "gradient", "commitment", "commitment_weight",
+    "diversity_weight", "restart", "kmeans_steps", "levels",
 )  # fmt: skip
 
 

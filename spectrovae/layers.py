@@ -1,8 +1,10 @@
-"""Layers that Keras lacks, in ``keras.ops`` alone."""
+"""Layers that Keras lacks, in ``keras.ops`` alone. Importing this registers all that a saved part may hold."""
 
 import keras
 import numpy as np
 from keras import ops
+
+from spectrovae import quantisers as quantisers  # registers its layers
 
 _package = "spectrovae"
 

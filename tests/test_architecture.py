@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "spectrovae"
 
 FLOORS = [
     {"errors", "files", "audio", "pca", "dsp", "plots"},
-    {"data", "representations", "layers", "losses"},
+    {"data", "representations", "layers", "losses", "quantisers"},
     {"models"},
     {"codec"},
     {"training", "evaluation", "serving", "synth"},
@@ -22,7 +22,9 @@ FLOORS = [
 ]
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-KERAS_OPS_ALONE = [p for p in FILES if p.stem in ("layers", "losses", "pqmf") or p.parent.name == "models"]
+KERAS_OPS_ALONE = [
+    p for p in FILES if p.stem in ("layers", "losses", "quantisers", "pqmf") or p.parent.name == "models"
+]
 
 
 def module_name(path: Path) -> str:

@@ -162,6 +162,15 @@ def test_reconstruct_features(codec):
     np.testing.assert_allclose(codec.reconstruct_features(features[2:3]), found[2:3], atol=1e-5)
 
 
+def between(codec, first, second, weight):
+    """A latent on the line from one to another; of codes, the codes nearest to the line between their vectors."""
+    if codec.quantiser is None:
+        return first + weight * (second - first)
+    entries = np.asarray(codec.quantiser.codebook.entries)[0]
+    vectors = entries[first] + weight * (entries[second] - entries[first])
+    return np.linalg.norm(vectors[..., None, :] - entries, axis=-1).argmin(axis=-1)
+
+
 def test_interpolation_runs_from_one_sound_to_the_other(codec):
     first, second = noise(500), noise(300, seed=1)
     found = codec.interpolate(first, second, 4)
@@ -169,7 +178,7 @@ def test_interpolation_runs_from_one_sound_to_the_other(codec):
     np.testing.assert_allclose(found[0], codec.reconstruct(first[None])[0], atol=1e-4)
     np.testing.assert_allclose(found[-1], codec.reconstruct(np.pad(second, (0, 200))[None])[0], atol=1e-4)
     ends = [arrays(codec.encode(x[None])) for x in (first, np.pad(second, (0, 200)))]
-    third = codec.pack([a[:1] + (b[:1] - a[:1]) / 3.0 for a, b in zip(*ends)])
+    third = codec.pack([between(codec, a, b, 1.0 / 3.0) for a, b in zip(*ends)])
     np.testing.assert_allclose(found[1], codec.decode(third, 500)[0], atol=1e-3)
 
 
@@ -185,6 +194,28 @@ def test_vae_generates(vae):
 
 def test_unet_cannot_generate():
     refused(make_codec("unet").generate, 1, match="cannot generate")
+
+
+def test_codes_cannot_be_drawn_without_a_prior():
+    refused(make_codec("vq-vae").generate, 1, match="cannot generate: its codes need a prior")
+
+
+def test_codes_out_of_range_are_refused():
+    codec = make_codec("vq-vae")
+    codes = codec.encode(noise(2, 300)).copy()
+    assert codes.dtype == np.int32
+    for bad in (-1, 256):
+        codes[1, 0, 1, 0] = bad
+        refused(codec.decode, codes, match=f"codes from 0 to 255, received .*{bad}")
+    refused(codec.decode, codes.astype(np.float32), match="integer codes")
+
+
+def test_interpolating_residual_codes_keeps_the_ends():
+    model = FAMILIES["vq-vae"]((32, 16, 1), preset="tiny", stages=2)
+    codec = Codec(small_representation(), model.encoder, model.decoder, family="vq-vae")
+    pair = noise(2, 300)
+    found = codec.interpolate(*pair, 3)
+    np.testing.assert_allclose(found[[0, 2]], codec.reconstruct(pair), atol=1e-4)
 
 
 # Bad input

@@ -52,14 +52,14 @@ def signatures(exported):
     del loaded  # a signature holds its variables only weakly
 
 
-def test_signatures_are_named_float32_and_of_any_batch_and_length(exported, signatures):
+def test_signatures_are_named_and_of_any_batch_and_length(exported, signatures):
     codec = exported[0]
     assert set(signatures) == {"serving_default", "encode", "decode", "describe"}
-    latents = {f"latent_{index}": shape for index, shape in enumerate(codec.latent_shapes)}
+    latents = {f"latent_{i}": each for i, each in enumerate(zip(codec.latent_shapes, codec.latent_types))}
     if len(latents) == 1:
-        latents = {"latent": codec.latent_shapes[0]}
+        latents = {"latent": latents["latent_0"]}
     waveform = {"waveform": tf.TensorSpec([None, None], tf.float32, "waveform")}
-    latent = {name: tf.TensorSpec([None, None, *shape], tf.float32, name) for name, shape in latents.items()}
+    latent = {name: tf.TensorSpec([None, None, *shape], kind, name) for name, (shape, kind) in latents.items()}
     for name, inputs, outputs in (
         ("serving_default", waveform, waveform),
         ("encode", waveform, latent),

@@ -11,6 +11,7 @@ import tensorflow as tf
 from spectrovae.errors import InputError
 from spectrovae.models import FAMILIES, VAE, UNet
 from spectrovae.representations import LogSTFT
+from spectrovae.training.precision import copy_weights, float32_twin
 
 SHAPES = [(64, 16, 1), (100, 33, 1), (7, 5, 2)]
 
@@ -512,3 +513,111 @@ def test_unet_learns_a_few_clips_by_heart(speech_features):
     model.compile(optimizer=keras.optimizers.Adam(1e-2))
     model.fit(np.repeat(clips, 10, axis=0), epochs=25, batch_size=12, verbose=0)
     assert model.evaluate(clips, verbose=0, return_dict=True)["rmse_db"] < 1.5
+
+
+# VQ-VAE
+
+
+def test_vq_vae_decoder_gets_nothing_but_codes():
+    for options, shape, bits in (
+        ({}, (8, 4), 8 * 4 * 8),
+        ({"stages": 3, "codebook_size": 16}, (8, 4, 3), 8 * 4 * 3 * 4),
+        ({"quantiser": "scalar", "levels": (4, 4)}, (8, 4), 8 * 4 * 4),
+    ):
+        model = make("vq-vae", **options)
+        assert [(tuple(x.shape), x.dtype) for x in model.decoder.inputs] == [((None, *shape), "int32")]
+        assert [(tuple(x.shape), x.dtype) for x in model.encoder.outputs] == [((None, *shape), "int32")]
+        assert model.bits_per_example == pytest.approx(bits)
+        codes = np.asarray(model.encoder(noise(3, 64, 16, 1)))
+        assert codes.min() >= 0
+        assert codes.max() < model.quantiser.codebook_size
+
+
+def test_vq_vae_trains_on_the_vectors_that_it_decodes():
+    """The way round the codes, which the gradient takes, gives what the codes give."""
+    for options in ({}, {"stages": 2}, {"gradient": "straight_through"}, {"quantiser": "scalar"}):
+        model, features = make("vq-vae", **options), noise(4, 64, 16, 1)
+        np.testing.assert_allclose(model(features)["features"], model.reconstruct(features), atol=1e-5)
+
+
+def test_vq_vae_encoder_and_decoder_have_the_same_codebook_after_training(speech_features, tmp_path):
+    model = make("vq-vae", codebook_size=32)
+    model.compile(optimizer="adam")
+    start = np.array(model.quantiser.codebook.entries)
+    model.fit(speech_features, epochs=2, batch_size=24, verbose=0)
+    parts = []
+    for part in ("encoder", "decoder"):
+        getattr(model, part).save(tmp_path / f"{part}.keras")
+        parts.append(keras.saving.load_model(tmp_path / f"{part}.keras"))
+    books = [np.asarray(parts[0].get_layer("quantiser").codebook.entries), parts[1].get_layer("codebook").entries]
+    np.testing.assert_array_equal(*books)
+    assert not np.allclose(books[0], start, atol=1e-2)
+    np.testing.assert_allclose(parts[1](parts[0](speech_features)), model.reconstruct(speech_features), atol=1e-6)
+
+
+def test_vq_vae_loss_recomputed():
+    model = make("vq-vae", commitment_weight=3.0, diversity_weight=0.5)
+    features = noise(6, 64, 16, 1)
+    outputs = model(features)
+    prediction = np.asarray(model.reconstruct(features), float)
+    sigma = np.exp(np.logaddexp(np.log(np.sqrt(np.mean((features - prediction) ** 2))), -6.0))
+    nll = -scipy.stats.norm.logpdf(features, prediction, sigma).sum(axis=(1, 2, 3)).mean()
+    commitment, unused = (np.mean(outputs[name]) for name in ("commitment", "unused"))
+    found = evaluated(model, features)
+    assert found["reconstruction"] == pytest.approx(nll, rel=1e-4)
+    assert found["commitment"] == pytest.approx(commitment, rel=1e-4)
+    assert found["loss"] == pytest.approx(nll + 3.0 * commitment + 0.5 * unused, rel=1e-4)
+
+
+def test_vq_vae_copy_in_float32_has_its_codebook(policy):
+    policy("mixed_bfloat16")
+    model = make("vq-vae")
+    model.compile(optimizer="adam")
+    model.train_on_batch(noise(8, 64, 16, 1))
+    twin = float32_twin(model)
+    copy_weights(model, twin)
+    for one, other in zip(twin.quantiser.weights, model.quantiser.weights):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(twin.decoder(model.encoder(noise(2, 64, 16, 1))).numpy().std(), 0.3, atol=0.3)
+
+
+def code_use(model, features):
+    """(part of the codebook used, perplexity) where a code's patch is more than 1 dB above the floor somewhere."""
+    codes = np.asarray(model.encoder(features))
+    batch, rows, columns = codes.shape
+    patches = features.reshape(batch, rows, 64 // rows, columns, 16 // columns)
+    active = patches.max(axis=(2, 4)) > 1.0 / 80.0
+    counts = np.bincount(codes[active], minlength=model.quantiser.codebook_size)
+    return np.mean(counts > 0), np.exp(scipy.stats.entropy(counts))
+
+
+@pytest.mark.slow
+def test_a_codebook_without_its_cures_collapses(speech_features):
+    found = {}
+    for name, options in (
+        ("cured", {}),
+        ("bare", {"restart": 0.0, "kmeans_steps": 0, "diversity_weight": 0.0}),
+    ):
+        keras.utils.set_random_seed(0)
+        model = make("vq-vae", codebook_size=64, **options)
+        model.compile(optimizer=keras.optimizers.Adam(2e-3))
+        model.fit(speech_features, epochs=40, batch_size=8, verbose=0)
+        found[name] = code_use(model, speech_features)
+    assert found["cured"][0] >= 0.95
+    assert found["cured"][1] >= 32.0
+    assert found["bare"][0] < 0.7
+    assert found["bare"][1] < 0.5 * found["cured"][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantiser": "lattice"}, "quantiser must be one of vector, scalar, received 'lattice'"),
+        ({"codebook_size": 1}, "codebook_size must be"),
+        ({"quantiser": "scalar", "levels": (8, 2)}, "levels must be"),
+        ({"commitment_weight": -1.0}, "commitment_weight must not be negative"),
+    ],
+)
+def test_vq_vae_bad_arguments_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        make("vq-vae", **options)

@@ -19,17 +19,18 @@ def test_every_recipe_runs(tmp_path, monkeypatch, capsys):
         runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
         return capsys.readouterr().out
 
-    vae, unet = tmp_path / "vae", tmp_path / "unet"
+    vae, vq_vae, unet = (tmp_path / name for name in ("vae", "vq-vae", "unet"))
     assert "validation_rmse_db" in run("fit_vae.py", TOY, vae, "--epochs", 1)
     assert "group 2: +" in run("fit_hierarchical_vae.py", TOY, tmp_path / "hierarchy", "--epochs", 1)
     assert (tmp_path / "hierarchy" / "groups-1.wav").is_file()
     assert "PCA-8" in run("fit_autoencoder.py", TOY, tmp_path / "autoencoder", "--epochs", 1, "--latent-dim", 8)
     assert "bottleneck" in run("fit_unet.py", TOY, unet, "--epochs", 1)
+    assert "of 1024 bits" in run("fit_vq_vae.py", TOY, vq_vae, "--epochs", 1)
     assert "PCA-8" in run("compare.py", TOY, tmp_path / "compare", vae, unet)
     assert "gain" in run("evaluate_robustness.py", TOY, tmp_path / "robustness", vae, unet)
     assert "(1, 8000) -> (1, 8000)" in run("export.py", vae, tmp_path / "served")
     recipes = {path.name for path in (ROOT / "scripts").glob("*.py")}
-    fits = {f"fit_{name}.py" for name in ("autoencoder", "vae", "hierarchical_vae", "unet")}
+    fits = {f"fit_{name}.py" for name in ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet")}
     assert recipes == fits | {"compare.py", "evaluate_robustness.py", "export.py"}
 
 

@@ -4,7 +4,14 @@ from spectrovae.models.autoencoder import Autoencoder
 from spectrovae.models.hierarchical_vae import HierarchicalVAE
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
+from spectrovae.models.vq_vae import VQVAE
 
-FAMILIES = {"autoencoder": Autoencoder, "vae": VAE, "hierarchical-vae": HierarchicalVAE, "unet": UNet}
+FAMILIES = {
+    "autoencoder": Autoencoder,
+    "vae": VAE,
+    "hierarchical-vae": HierarchicalVAE,
+    "vq-vae": VQVAE,
+    "unet": UNet,
+}
 
-__all__ = ["FAMILIES", "VAE", "Autoencoder", "HierarchicalVAE", "UNet"]
+__all__ = ["FAMILIES", "VAE", "VQVAE", "Autoencoder", "HierarchicalVAE", "UNet"]

@@ -51,6 +51,11 @@ class Trainer(keras.Model):
             batches: training features, arrays or tensors (clips, bins, frames, channels), in one pass.
         """
 
+    @property
+    def bits_per_example(self) -> float | None:
+        """Bits of an example's codes, all of them taken for equally likely; None where the latent is not codes."""
+        return None
+
     def track_error(self, target, prediction):
         """Update ``rmse_db`` with a batch; it is measured on the first channel, the level."""
         target, prediction = (ops.cast(x[..., :1], "float32") * self._scale for x in (target, prediction))

@@ -204,6 +204,8 @@ def train(
         "training_examples": examples,
         "metrics": _evaluate(best, trainer, twin, validation),
     }
+    if trainer.bits_per_example:
+        best.info["bits_per_example"] = trainer.bits_per_example
     best.save(out)
     run.finished = True
     run.save(trainer)
@@ -315,9 +317,12 @@ def _evaluate(codec: Codec, trainer: Trainer, twin: Trainer, validation) -> dict
 def _headline(trainer: Trainer, recordings: Recordings, options: FitOptions, policy: str) -> str:
     counts = ", ".join(f"{len(recordings.examples(split))} {split}" for split in ("train", "validation"))
     parameters = trainer.encoder.count_params() + trainer.decoder.count_params()
+    bits = trainer.bits_per_example
+    rate = bits and bits * recordings.sample_rate / recordings.samples
+    codes = f", codes of {bits:.0f} bits an example ({rate:.0f} bits/s)" if bits else ""
     return (
         f"{type(trainer).__name__} ({trainer.preset}): {parameters / 1e6:.2f} M parameters, features "
-        f"{trainer.feature_shape}, {counts} examples, {options.epochs} epochs, {policy}"
+        f"{trainer.feature_shape}{codes}, {counts} examples, {options.epochs} epochs, {policy}"
     )
 
 

@@ -1,0 +1,192 @@
+"""Vector-quantised autoencoder (van den Oord, Vinyals and Kavukcuoglu, 2017): a map of integer codes as the latent.
+
+Work is done where the map is: the first layers leave full resolution at once, the last ones return to it by pixel
+shuffle. Beside the convolutions runs a linear path from each patch to its code's vector and back.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from spectrovae import layers, losses, quantisers
+from spectrovae.errors import InputError
+from spectrovae.models import base
+
+QUANTISERS = ("vector", "scalar")
+
+# widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them. ``blocks`` residual
+# blocks stand at the resolution of the codes on either side.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"widths": (8, 16), "strides": ((4, 2), (2, 2)), "blocks": 1},
+    "small": {"widths": (32, 64, 128), "strides": ((4, 2), (2, 2), (2, 2)), "blocks": 2},
+    "base": {"widths": (64, 128, 256), "strides": ((4, 2), (2, 2), (2, 2)), "blocks": 4},
+}
+
+
+def patch_shape(strides) -> tuple[int, int]:
+    """(bins, frames) of the cells that one code stands for."""
+    return math.prod(rows for rows, _ in strides), math.prod(columns for _, columns in strides)
+
+
+def residual_blocks(x, count: int, name: str):
+    """``count`` pairs of 3 x 3 convolutions, each added to what went in."""
+    width = x.shape[-1]
+    for index in range(count):
+        y = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"{name}_{index}_in")(x)
+        y = keras.layers.Conv2D(width, 3, padding="same", name=f"{name}_{index}_out")(y)
+        x = keras.layers.Activation("relu", name=f"{name}_{index}")(
+            keras.layers.Add(name=f"{name}_{index}_sum")([x, y])
+        )
+    return x
+
+
+def build_encoder(feature_shape, widths, strides, blocks: int, quantiser: quantisers.Quantiser) -> keras.Model:
+    """Features (batch, bins, frames, channels) -> codes, int32 (batch, height, width) or (..., stages)."""
+    inputs = keras.Input(feature_shape, name="features")
+    padded = x = base.pad_to_multiple(inputs, feature_shape, strides)
+    for index, (width, stride) in enumerate(zip(widths, strides)):
+        kernel = [max(3, 2 * s - 1) for s in stride]
+        x = keras.layers.Conv2D(width, kernel, stride, padding="same", activation="relu", name=f"down_{index}")(x)
+    x = residual_blocks(x, blocks, "block")
+    curved = keras.layers.Conv2D(quantiser.code_dim, 1, name="curved")(x)
+    patch = patch_shape(strides)
+    linear = keras.layers.Conv2D(quantiser.code_dim, patch, patch, use_bias=False, name="linear")(padded)
+    encodings = keras.layers.Add(name="encodings", dtype="float32")([curved, linear])
+    return keras.Model(inputs, quantiser(encodings), name="encoder")
+
+
+def build_decoder(feature_shape, widths, strides, blocks: int, quantiser: quantisers.Quantiser) -> keras.Model:
+    """Codes, int32 (batch, height, width) or (..., stages) -> features (batch, bins, frames, channels)."""
+    stages = () if quantiser.stages == 1 else (quantiser.stages,)
+    inputs = keras.Input((*base.reduced_shape(feature_shape, strides), *stages), dtype="int32", name="codes")
+    vectors = x = quantiser.codebook(inputs)
+    x = keras.layers.Conv2D(widths[-1], 3, padding="same", activation="relu", name="project")(x)
+    x = residual_blocks(x, blocks, "block")
+    outputs = (feature_shape[-1], *widths[:-1])
+    for index in reversed(range(len(widths))):
+        cells = math.prod(strides[index])
+        activation = "relu" if index else None
+        x = keras.layers.Conv2D(outputs[index] * cells, 3, padding="same", activation=activation, name=f"up_{index}")(x)
+        x = layers.PixelShuffle(strides[index], name=f"shuffle_{index}")(x)
+    patch = patch_shape(strides)
+    linear = keras.layers.Conv2D(feature_shape[-1] * math.prod(patch), 1, name="linear")(vectors)
+    x = keras.layers.Add(name="sum")([x, layers.PixelShuffle(patch, name="patches")(linear)])
+    x = base.crop_to_shape(x, feature_shape)
+    return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32", name="features")(x), name="decoder")
+
+
+@keras.saving.register_keras_serializable("spectrovae")
+class VQVAE(base.Trainer):
+    """VQ-VAE trainer: ``encoder`` returns int32 codes (batch, height, width) or (..., stages), ``decoder`` takes them.
+
+    The loss is in nats per example: the calibrated likelihood of :class:`spectrovae.models.VAE`, plus what the codes
+    cost it. ``commitment`` is the likelihood's counterpart on the side of the encodings, their negative logarithm of
+    density under a Gaussian round their codes' vectors, less its constants; ``unused`` is the part of the codes'
+    capacity that goes unused, positions * (log K - entropy of the batch's average choice). So no weight depends on the
+    number of cells, of positions, or the scale of the features.
+
+    Args:
+        feature_shape: (bins, frames, channels).
+        preset: ``"tiny"`` (tests), ``"small"`` (CPU) or ``"base"`` (GPU). At (256, 64, 1) the last two have a map of
+            16 x 8 codes: 128 bytes, or 1 024 bits, for K = 256.
+        quantiser: ``"vector"``, a learned codebook (:class:`spectrovae.quantisers.VectorQuantiser`), or ``"scalar"``,
+            dimensions rounded to ``levels`` (:class:`spectrovae.quantisers.FiniteScalarQuantiser`).
+        codebook_size, code_dim, stages, normalise, gradient, commitment, restart, kmeans_steps: of the vector
+            quantiser, see there.
+        levels: of the scalar quantiser.
+        commitment_weight: of the commitment.
+        diversity_weight: of the unused capacity.
+        db_per_unit: dB that a unit of a feature is worth, a number or one per bin; metrics are reported with it.
+        seed: of the quantiser's noise.
+
+    Metrics: ``reconstruction``, ``commitment`` and ``unused`` (nats per example, unweighted), ``rmse_db`` (dB).
+    """
+
+    def __init__(
+        self,
+        feature_shape,
+        *,
+        preset: str = "small",
+        quantiser: str = "vector",
+        codebook_size: int = 256,
+        code_dim: int = 8,
+        stages: int = 1,
+        levels=(8, 6, 5),
+        gradient: str = "rotation",
+        normalise: bool = True,
+        commitment: str = "adapted",
+        commitment_weight: float = 1.0,
+        diversity_weight: float = 0.1,
+        restart: float = 0.1,
+        kmeans_steps: int = 10,
+        db_per_unit=1.0,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(feature_shape, preset=preset, presets=PRESETS, db_per_unit=db_per_unit, seed=seed, **kwargs)
+        if quantiser not in QUANTISERS:
+            raise InputError(f"quantiser must be one of {', '.join(QUANTISERS)}, received {quantiser!r}")
+        for name, weight in (("commitment_weight", commitment_weight), ("diversity_weight", diversity_weight)):
+            if weight < 0.0:
+                raise InputError(f"{name} must not be negative, received {weight}")
+        self.options: dict[str, Any] = {
+            "quantiser": quantiser, "codebook_size": codebook_size, "code_dim": code_dim, "stages": stages,
+            "levels": tuple(levels), "gradient": gradient, "normalise": normalise, "commitment": commitment,
+            "restart": restart, "kmeans_steps": kmeans_steps,
+        }  # fmt: skip
+        self.commitment_weight, self.diversity_weight = commitment_weight, diversity_weight
+        if quantiser == "vector":
+            self.quantiser = quantisers.VectorQuantiser(
+                codebook_size, code_dim, stages, normalise=normalise, gradient=gradient, commitment=commitment,
+                restart=restart, kmeans_steps=kmeans_steps, seed=seed, name="quantiser",
+            )  # fmt: skip
+        else:
+            self.quantiser = quantisers.FiniteScalarQuantiser(levels, name="quantiser")
+        shape = PRESETS[preset]
+        self.encoder = build_encoder(self.feature_shape, **shape, quantiser=self.quantiser)
+        self.decoder = build_decoder(self.feature_shape, **shape, quantiser=self.quantiser)
+        # The way of the gradient: past the codes, through the vectors.
+        self.analysis = keras.Model(self.encoder.input, self.encoder.get_layer("encodings").output, name="analysis")
+        self.synthesis = keras.Model(self.decoder.get_layer("codebook").output, self.decoder.output, name="synthesis")
+        self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
+        self.commitment_tracker = keras.metrics.Mean(name="commitment")
+        self.unused_tracker = keras.metrics.Mean(name="unused")
+
+    @property
+    def bits_per_example(self) -> float:
+        """Bits of an example's codes, all of them taken for equally likely."""
+        positions = math.prod(self.decoder.inputs[0].shape[1:]) // self.quantiser.stages
+        return positions * self.quantiser.bits
+
+    def call(self, features, training=False):
+        estimate = self.quantiser.estimate(self.analysis(features, training=training), training)
+        return {
+            "features": self.synthesis(estimate.vectors, training=training),
+            "commitment": estimate.commitment,
+            "unused": estimate.unused,
+        }
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        target = x if y is None else y
+        # A sigma a channel: phase, which nothing predicts, must not set the one of the level.
+        squared_error = losses.channel_squared_error(target, y_pred["features"])
+        log_sigma = losses.optimal_log_sigma(squared_error)
+        cells = self.cells // self.feature_shape[-1]
+        reconstruction = ops.sum(losses.gaussian_nll(squared_error, log_sigma, cells), axis=-1)
+        self.reconstruction_tracker.update_state(reconstruction)
+        self.commitment_tracker.update_state(y_pred["commitment"])
+        self.unused_tracker.update_state(y_pred["unused"])
+        self.track_error(target, y_pred["features"])
+        return ops.mean(
+            reconstruction + self.commitment_weight * y_pred["commitment"] + self.diversity_weight * y_pred["unused"]
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **self.options,
+            "commitment_weight": self.commitment_weight,
+            "diversity_weight": self.diversity_weight,
+        }
