@@ -110,7 +110,7 @@ def study(
         label = systems.label(codec.representation)
         if label not in references:
             references[label] = _references(codec, recordings, split)
-        result["rows"].append(_measure(trial, codec, recordings, split) | {"representation": label})
+        result["rows"].append(_measure(trial, path, codec, recordings, split) | {"representation": label})
         result["summary"] = summarise(result["rows"])
         result["references"] = list(references.values())
         _write(result, out)
@@ -125,13 +125,15 @@ def _features(codec: Codec, recordings: Recordings, split: str) -> np.ndarray:
     return np.concatenate([np.asarray(batch) for batch in recordings.features(split, codec.representation, 64)])
 
 
-def _measure(trial: Trial, codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
+def _measure(trial: Trial, path: Path, codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
     features = _features(codec, recordings, split)
     errors = _errors(codec, features)
     metrics = codec.info.get("metrics", {})
     measured = rate_distortion(codec, features, seed=trial.seed)
-    # Only a likelihood makes a loss a description length.
-    bound = metrics.get("validation_loss") if measured["kind"] == "posterior" else None
+    # Only a density makes a loss a description length, and only with the whole KL divergence.
+    model = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))["model"]
+    density = model.get("likelihood", "sigma") in ("sigma", "gaussian", "fixed_sigma") and model.get("beta") == 1.0
+    bound = metrics.get("validation_loss") if measured["kind"] == "posterior" and density else None
     return {
         "name": trial.name,
         "family": trial.family,

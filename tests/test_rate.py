@@ -32,7 +32,7 @@ def linear_codec(directions, kinds=(tf.float32,)):
         pack=lambda parts: parts[0],
         latent_shapes=[(len(directions),)],
         latent_types=list(kinds),
-        representation=SimpleNamespace(db_per_unit=DB),
+        representation=SimpleNamespace(to_db=lambda features: DB * np.asarray(features)),
     )
 
 

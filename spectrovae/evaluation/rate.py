@@ -36,15 +36,15 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
         latent; ``distortion_db``, the RMSE of the level in dB at this rate: of a drawn latent for a posterior, of the
         noisy one for "noise".
     """
-    scale = np.asarray(codec.representation.db_per_unit, np.float32).reshape(1, -1, 1)
     parts = [features[start : start + batch_size] for start in range(0, len(features), batch_size)]
     random = np.random.default_rng(seed)
 
     def distortion(latents: list[list[np.ndarray]]) -> float:
         squared = 0.0
         for part, latent in zip(parts, latents):
-            decoded = np.asarray(codec.decoder(codec.pack([tf.convert_to_tensor(z) for z in latent])))
-            squared += float(np.sum(np.square((decoded - part)[..., 0] * scale, dtype=np.float64)))
+            decoded = codec.decoder(codec.pack([tf.convert_to_tensor(z) for z in latent]))
+            before, after = (np.asarray(codec.representation.to_db(x))[..., 0] for x in (part, decoded))
+            squared += float(np.sum(np.square(after - before, dtype=np.float64)))
         return math.sqrt(squared / features[..., 0].size)
 
     numbers = sum(math.prod(shape) for shape in codec.latent_shapes)
