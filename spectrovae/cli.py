@@ -207,6 +207,14 @@ def _parser() -> argparse.ArgumentParser:
 
     command("verify", commands.verify).add_argument("bundle")
 
+    sub = command("diagnose", commands.diagnose)
+    sub.add_argument("bundle")
+    data_options(sub)
+    split_rule(sub, "--split-rule")
+    sub.add_argument(
+        "--split", default="validation", choices=("train", "validation", "test"), help="what to measure on"
+    )
+
     for name, run in (("compare", commands.compare), ("robustness", commands.robustness)):
         sub = command(name, run)
         sub.add_argument("bundles", nargs="+", metavar="BUNDLE")

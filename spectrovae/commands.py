@@ -189,6 +189,20 @@ def verify(options) -> tuple[dict, str]:
     return {"differences": differences}, f"{options.bundle}: as saved, relative differences {_plain(differences)}"
 
 
+def diagnose(options) -> tuple[dict, str]:
+    """Say what a model's latent carries, and what is wrong with it."""
+    from spectrovae.data import Recordings
+    from spectrovae.training import examine
+
+    codec = _codec(options.bundle)
+    recordings = Recordings.open(
+        options.data, sample_rate=codec.sample_rate, samples=codec.segment_samples, split=options.split_rule,
+        progress=_counter("scanned"),
+    )  # fmt: skip
+    report = examine.examine_bundle(Path(options.bundle), recordings, codec, options.split)
+    return examine.plain(report), examine.report_text(report)
+
+
 def compare(options) -> tuple[dict, str]:
     """Models beside baselines and beside the representation's own ceiling."""
     from spectrovae import evaluation

@@ -82,9 +82,12 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(
     assert Codec.load(tmp_path / "parts", verify=True).info["finished"] is False
 
     parts = fit(recordings, representation, tmp_path / "parts", family)
-    for name in ("loss", "val_loss"):
+    columns = list(history(tmp_path / "whole")[0])
+    assert {"loss", "val_loss"} <= set(columns)
+    assert ({"active_units", "mutual_information"} <= set(columns)) == (family == "vae")
+    for name in columns:
         expected, found = ([float(row[name]) for row in history(tmp_path / run)] for run in ("whole", "parts"))
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-5 if "loss" in name else 1e-3)
     for expected, found in zip(whole.decoder.get_weights(), parts.decoder.get_weights()):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -123,7 +126,7 @@ def test_a_diverging_run_says_so_and_keeps_the_model_before(recordings, represen
     assert Codec.load(tmp_path / "run", verify=True).info["epoch"] == 1
 
 
-def test_what_a_run_keeps(recordings, representation, tmp_path):
+def test_what_a_run_keeps(recordings, representation, tmp_path, capsys):
     out = tmp_path / "run"
     codec = fit(recordings, representation, out, warmup_epochs=2)
     config = json.loads((out / "run" / "config.json").read_text())
@@ -142,6 +145,15 @@ def test_what_a_run_keeps(recordings, representation, tmp_path):
     assert codec.info["metrics"]["validation_rmse_db"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
     means = np.asarray(codec.encoder(batch))
     assert codec.info["metrics"]["active_units"] == np.sum(means.var(axis=0) > 0.01)
+
+    # The verdict is on paper, in JSON, and in what was printed last.
+    report = json.loads((out / "run" / "diagnostics.json").read_text())
+    assert codec.info["findings"] == [finding["name"] for finding in report["findings"]]
+    printed = capsys.readouterr().err.rstrip().splitlines()[-len(report["findings"]) :]
+    for finding, line in zip(report["findings"], printed):
+        assert finding["text"] in (out / "run" / "verdict.md").read_text()
+        assert finding["text"] in line
+        assert finding["change"] in line
 
 
 def tags(file):

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 import spectrovae
 from spectrovae import models, representations
@@ -21,6 +19,9 @@ from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.models.base import Trainer
+from spectrovae.training import examine, verdict
+from spectrovae.training.divergence import Diverged, Snapshot, first_non_finite
+from spectrovae.training.live import LiveDiagnostics
 from spectrovae.training.precision import copy_weights, float32_twin, precision
 from spectrovae.training.run import KeepRun, Run, TensorBoardPictures, log
 
@@ -171,9 +172,11 @@ def train(
     examples = len(recordings.examples("train"))
     first = next(iter(validation))[:4]
     callbacks = [
+        LiveDiagnostics(trainer, recordings, representation, options.batch_size, options.seed),
         TensorBoardPictures(run.folder / "logs", first, representation),
         KeepRun(run, options.epochs, examples, options.patience, lambda logs: current_codec().save(out)),
     ]
+    start = Snapshot(trainer)
     try:
         with _sigterm_as_interrupt():
             if run.epoch < options.epochs and not (options.patience and run.waited >= options.patience):
@@ -192,8 +195,17 @@ def train(
             current_codec().save(out)
         log(f"stopped after epoch {run.epoch}: a usable model is at {out}; the same command continues")
         raise
+    except Diverged as error:
+        batch_order = batches("train", shuffle=True, seed=options.seed, first_epoch=run.epoch).take(steps)
+        restore = (lambda: run.load(trainer)) if run.state_file.is_file() else start.put_back
+        finding = verdict.diverged(error.epoch, first_non_finite(trainer, restore, batch_order), options.learning_rate)
+        examine.write(run.folder, {"findings": [dataclasses.asdict(finding)]})
+        log(str(finding))
+        raise InputError(f"{error}. {finding.text}") from error
 
     best = Codec.load(out)
+    stalled = bool(options.patience) and run.waited >= options.patience
+    report = examine.examine(best, recordings, model=config["model"], history=run.history, stalled=stalled)
     best.info = {
         "finished": True,
         "epoch": run.best_epoch,
@@ -202,15 +214,17 @@ def train(
         "precision": config["precision"],
         "seed": options.seed,
         "training_examples": examples,
-        "metrics": _evaluate(best, trainer, twin, validation),
+        "metrics": _evaluate(best, twin, validation) | examine.key_figures(report),
+        "findings": [finding["name"] for finding in report["findings"]],
     }
     if trainer.bits_per_example:
         best.info["bits_per_example"] = trainer.bits_per_example
     best.save(out)
+    examine.write(run.folder, report)
     run.finished = True
     run.save(trainer)
     figures = ", ".join(f"{name} {value:.4g}" for name, value in best.info["metrics"].items())
-    log(f"best epoch {run.best_epoch} of {run.epoch}: {figures}")
+    log(f"best epoch {run.best_epoch} of {run.epoch}: {figures}\n\n{examine.report_text(report)}")
     return best
 
 
@@ -297,21 +311,13 @@ def _flat(config: dict, prefix: str = "") -> set[tuple[str, str]]:
     return found
 
 
-def _evaluate(codec: Codec, trainer: Trainer, twin: Trainer, validation) -> dict[str, float]:
+def _evaluate(codec: Codec, twin: Trainer, validation) -> dict[str, float]:
     """Figures of the best model on the validation split, in float32."""
     twin.encoder.set_weights(codec.encoder.get_weights())
     twin.decoder.set_weights(codec.decoder.get_weights())
     twin.compile()
-    figures = {
-        f"validation_{name}": value for name, value in twin.evaluate(validation, verbose=0, return_dict=True).items()
-    }
-    if codec.prior is not None:
-        groups = [[np.asarray(z) for z in tf.nest.flatten(codec.encoder(batch))] for batch in validation]
-        means = np.concatenate([np.concatenate([z.reshape(len(z), -1) for z in zs], axis=1) for zs in groups])
-        # Burda, Grosse and Salakhutdinov (2016): a unit is active when its posterior mean varies over the data.
-        figures["active_units"] = int(np.sum(np.var(means, axis=0) > 0.01))
-        figures["latent_units"] = means.shape[-1]
-    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
+    figures = twin.evaluate(validation, verbose=0, return_dict=True)
+    return {f"validation_{name}": float(value) for name, value in figures.items() if math.isfinite(value)}
 
 
 def _headline(trainer: Trainer, recordings: Recordings, options: FitOptions, policy: str) -> str:

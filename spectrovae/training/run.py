@@ -5,6 +5,7 @@ BUNDLE/run/
   state.npz       weights, optimizer, noise generators and progress after the last whole epoch
   history.csv     one row an epoch
   loss.png        the same as curves
+  verdict.md      what the run came to, and what to change; diagnostics.json has all figures
   logs/           TensorBoard: scalars, spectrograms, audio
 """
 
@@ -25,6 +26,7 @@ import tensorflow as tf
 from spectrovae import files, plots
 from spectrovae.errors import InputError
 from spectrovae.models.base import Trainer
+from spectrovae.training.divergence import Diverged
 
 UNITS = {"rmse_db": "dB", "kl": "nats", "reconstruction": ""}
 
@@ -99,9 +101,9 @@ class Run:
             raise InputError(f"{self.state_file} is damaged ({error}); --force starts over") from error
 
     def record(self, logs: dict[str, float]) -> None:
-        """Append an epoch's losses to the history."""
+        """Append an epoch's losses to the history; a column that is new to an old run starts with NaN."""
         for name, value in logs.items():
-            self.history.setdefault(name, []).append(float(value))
+            self.history.setdefault(name, [float("nan")] * (self.epoch - 1)).append(float(value))
 
     def write_history(self) -> None:
         """``history.csv`` and the picture of its curves."""
@@ -139,10 +141,7 @@ class KeepRun(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         if not np.isfinite(logs["loss"]):
-            raise InputError(
-                f"training diverged in epoch {epoch + 1}: the loss is {logs['loss']}; the best model before is kept. "
-                "Lower --learning-rate"
-            )
+            raise Diverged(epoch + 1, logs["loss"])
         run, seconds = self.run, time.monotonic() - self.started
         run.epoch, run.seconds = epoch + 1, run.seconds + seconds
         run.record(logs)

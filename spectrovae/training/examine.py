@@ -1,0 +1,189 @@
+"""Diagnose a codec on recordings and judge it: the end of a fit, and ``spectrovae diagnose``."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectrovae import files
+from spectrovae.codec import Codec
+from spectrovae.data import Recordings
+from spectrovae.errors import InputError
+from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose
+from spectrovae.pca import principal_components
+from spectrovae.training.live import silence
+from spectrovae.training.verdict import Finding, collapse_law, judge, ranges
+
+BATCH_SIZE = 64
+SPECTRUM_CLIPS = 1024
+"""Training clips whose PCA spectrum is taken, and so many directions at most."""
+
+
+def examine(
+    codec: Codec,
+    recordings: Recordings,
+    *,
+    split: str = "validation",
+    model: Mapping[str, Any] | None = None,
+    history: Mapping[str, Sequence[float]] | None = None,
+    stalled: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Diagnostics, collapse law and findings of a codec on recordings of its rate and length, as JSON by :func:`plain`.
+
+    Args:
+        split: what the latent is measured on. The PCA spectrum is of the training split; codes are counted there too.
+        model: options of the trainer, for the collapse law.
+        history, stalled: of the run, see :func:`spectrovae.training.verdict.judge`.
+    """
+
+    def batches(name: str):
+        return recordings.features(name, codec.representation, BATCH_SIZE, shuffle=True, seed=seed)
+
+    floor = silence(codec.representation, recordings.samples)
+    found = diagnose(
+        codec.encoder,
+        codec.decoder,
+        batches(split),
+        db_per_unit=codec.representation.db_per_unit,
+        floor=floor,
+        seed=seed,
+    )
+    if "codes" in found and split != "train":
+        probe, counts = Probe(codec.encoder), CodeCounts.of(codec.encoder, floor)
+        for batch in batches("train"):
+            counts.add(probe(batch)[0][0], np.asarray(batch))
+        found["training_codes"] = counts.result()
+    spectrum = principal_components(batches("train"), SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed).variances
+    law = collapse_law(spectrum, model or {}, found, math.prod(codec.encoder.inputs[0].shape[1:]))
+    findings = judge(history or {}, found, law, model or {}, stalled=stalled)
+    return {
+        "split": split,
+        "diagnostics": found,
+        "collapse_law": law,
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
+
+
+def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str) -> dict[str, Any]:
+    """:func:`examine` with what the bundle's ``run`` folder still tells of its training; a bundle may be without."""
+    model, history = {}, {}
+    try:
+        model = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))["model"]
+        with open(path / "run" / "history.csv", newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        history = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / 'run'} is damaged ({error!r}); restore it from a copy, or move it away") from error
+    return examine(codec, recordings, split=split, model=model, history=history)
+
+
+def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
+    """The few figures of a report that a codec keeps in its ``info``; those that are finite."""
+    found = report["diagnostics"]
+    figures = {f"latent_{name}": value for name, value in found["latent"].items() if name != "dimensions"}
+    figures["latent_units"] = found["latent"]["dimensions"]
+    if "latent_active_units" in figures:
+        figures["active_units"] = figures.pop("latent_active_units")
+        figures["mutual_information_nats"] = sum(group["mutual_information_nats"] for group in found["groups"])
+    for index, group in enumerate(found["groups"]):
+        if "prior_rise_db" in group:
+            figures[f"prior_rise_db_{index}"] = group["prior_rise_db"]
+    for index, stage in enumerate(found.get("training_codes", found.get("codes", {})).get("stages", ())):
+        figures |= {f"code_{name}_{index}": stage["active"][name] for name in ("usage", "perplexity")}
+    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
+
+
+def plain(value: Any) -> Any:
+    """A report for JSON: what is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(folder: Path, report: Mapping[str, Any]) -> None:
+    """``diagnostics.json`` and ``verdict.md`` in the folder of a run."""
+    files.write_json(folder / "diagnostics.json", plain(report))
+    sections = [f"# Verdict\n\n{_findings(report, '- ')}"]
+    if report.get("diagnostics"):
+        sections.append(f"## Figures ({report['split']} split)\n\n```\n{figures_text(report)}\n```")
+        sections.append(
+            "All figures are in `diagnostics.json`; the thresholds, with reasons, in `spectrovae/training/verdict.py`."
+        )
+    files.write_text(folder / "verdict.md", "\n\n".join(sections) + "\n")
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """A report for a terminal: the figures, then the findings."""
+    return "\n\n".join(filter(None, [figures_text(report), _findings(report)]))
+
+
+def _findings(report, bullet: str = "") -> str:
+    lines = [bullet + str(Finding(**finding)) for finding in report["findings"]]
+    return "\n".join(lines or [bullet + "nothing wrong was found with the latent."])
+
+
+def figures_text(report: Mapping[str, Any]) -> str:
+    """The figures of a report in lines of text."""
+    found, law = report["diagnostics"], report["collapse_law"]
+    latent = found["latent"]
+    lines = [f"clips                  {found['clips']}"]
+    if "rmse_db" in found:
+        mean_error = found["rmse_db"] * math.sqrt(law["mean_predictor_mse"] / max(found["mean_squared_error"], 1e-30))
+        lines.append(
+            f"error                  {found['rmse_db']:.2f} dB (the mean of the training clips: {mean_error:.2f})"
+        )
+    lines.append(f"latent                 {_figures(latent)}")
+    if len(found["groups"]) > 1 or "prior_rise_db" in found["groups"][0]:
+        lines += [f"  {group['name']:20} {_figures(group)}" for group in found["groups"]]
+    if "skips" in found:
+        lines.append(f"  all skips            {_figures(found['skips'])}")
+    for name, label in (("codes", report["split"]), ("training_codes", "train")):
+        for index, stage in enumerate(found.get(name, {}).get("stages", ())):
+            for tokens in ("all", "active"):
+                one = stage[tokens]
+                lines.append(
+                    f"codes {index}, {label}, {tokens} tokens: {one['used']} of {found[name]['codebook_size']} used, "
+                    f"perplexity {one['perplexity']:.1f}, {one['bits']:.2f} bits, {one['tokens']} tokens"
+                )
+    if "calibration" in found:
+        z = found["calibration"]
+        lines.append(
+            f"predicted sigma        squared z {z['squared_z']:.2f} (1), within 1 sigma {z['within_1_sigma']:.1%} "
+            f"(68.3 %), within 2 {z['within_2_sigma']:.1%} (95.4 %)"
+        )
+    first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8])
+    lines.append(f"PCA spectrum of train  {first}, ... of {law['variance']:.4g}")
+    if law.get("threshold") is not None:
+        lines.append(
+            f"collapse law           beta sigma^2 = {law['threshold']:.3g}: {law['predicted_active']} dimensions "
+            f"predicted active, {law['found_active']} found"
+        )
+    if "kl_per_dimension" in found["groups"][0]:
+        for group in found["groups"]:
+            dead = np.flatnonzero(np.asarray(group["mean_variance"]) <= 0.01)
+            lines.append(f"not active in {group['name']}: {ranges(dead)}")
+    return "\n".join(lines)
+
+
+def _figures(group: Mapping[str, Any]) -> str:
+    texts = {
+        "dimensions": "{} dimensions",
+        "active_units": "{} active",
+        "kl_nats": "{:.1f} nats",
+        "shuffle_rise_db": "exchanged {:+.2f} dB",
+        "prior_rise_db": "drawn from the prior {:+.2f} dB",
+        "zero_rise_db": "zeroed {:+.2f} dB",
+        "mutual_information_nats": "mutual information {:.2f} nats",
+    }
+    shown = [text.format(group[name]) for name, text in texts.items() if name in group]
+    return ", ".join(shown) + (" (its bound: log of the clips)" if group.get("at_bound") else "")

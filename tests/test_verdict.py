@@ -1,0 +1,350 @@
+"""Verdicts on runs made to fail in each way, and on runs that did not."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from spectrovae import training
+from spectrovae.cli import main
+from spectrovae.codec import Codec
+from spectrovae.data import Recordings
+from spectrovae.errors import InputError
+from spectrovae.evaluation.diagnostics import code_figures
+from spectrovae.models import VAE, UNet
+from spectrovae.representations import LogSTFT
+from spectrovae.training import divergence, examine, verdict
+
+TOY = "toy:harmonic?size=60"
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return Recordings.open(TOY, sample_rate=8000, samples=1984)
+
+
+@pytest.fixture(scope="module")
+def representation():
+    return LogSTFT(8000, n_fft=128, hop_length=64, phase_iterations=2)
+
+
+def run(trainer, recordings, representation, epochs, learning_rate=1e-2):
+    """Train without a folder, and judge as the end of a fit does: {name: finding}."""
+    steps = recordings.steps("train", 16)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps * epochs)
+    trainer.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
+    history = trainer.fit(
+        recordings.features("train", representation, 16, shuffle=True),
+        validation_data=recordings.features("validation", representation, 16),
+        epochs=epochs,
+        verbose=0,
+    ).history
+    codec = Codec(representation, trainer.encoder, trainer.decoder, prior=trainer.prior)
+    report = examine.examine(codec, recordings, model=trainer.get_config(), history=history)
+    json.dumps(examine.plain(report), allow_nan=False)
+    return {finding["name"]: finding for finding in report["findings"]} | {"report": report}
+
+
+def vae(recordings, representation, **options):
+    shape = representation.feature_shape(recordings.samples)
+    return VAE(shape, preset="tiny", db_per_unit=representation.db_per_unit, **options)
+
+
+# Runs that fail
+
+
+def test_a_likelihood_too_weak_collapses_and_the_spectrum_says_why(recordings, representation):
+    """Mean squared error against summed KL: sigma^2 = cells / 2, above every eigenvalue of the data."""
+    found = run(vae(recordings, representation, likelihood="alpha_mse", alpha=1.0), recordings, representation, 120)
+    finding, law = found["collapsed"], found["report"]["collapse_law"]
+    assert law["threshold"] == 64 * 32 / 2
+    assert law["predicted_active"] == 0
+    features = np.concatenate(list(recordings.features("train", representation).as_numpy_iterator()))
+    centred = features.reshape(len(features), -1) - features.reshape(len(features), -1).mean(axis=0)
+    eigenvalues = np.linalg.svd(centred, compute_uv=False) ** 2 / (len(features) - 1)
+    np.testing.assert_allclose(law["eigenvalues"], eigenvalues[:10], rtol=1e-3)
+    assert f"{law['threshold']:.3g}" in finding["text"]
+    assert f"{law['eigenvalues'][0]:.3g}" in finding["text"]
+    assert finding["change"] == "--likelihood sigma."
+
+
+def test_a_calibrated_likelihood_on_the_same_data_does_not_collapse(recordings, representation):
+    found = run(vae(recordings, representation), recordings, representation, 120)
+    assert "collapsed" not in found
+    law = found["report"]["collapse_law"]
+    assert law["predicted_active"] == law["calibrated_active"] == 8
+    assert law["found_active"] >= 4
+
+
+def test_eight_clips_are_learnt_by_heart(fsdd_folder, representation, tmp_path):
+    for speaker in ("george", "jackson"):
+        for digit, index in [(0, 10), (3, 11), (6, 12), (9, 13), (1, 5), (7, 6)]:  # 5 to 9 are for validation
+            shutil.copy(fsdd_folder / f"{digit}_{speaker}_{index}.wav", tmp_path)
+    speech = Recordings.open(tmp_path, samples=1984, split="fsdd", long="crop")
+    assert len(speech.examples("train")) == 8
+    found = run(vae(speech, representation, latent_dim=16), speech, representation, 200)
+    assert "overfitting" in found
+    assert "converged" not in found
+
+
+def test_a_run_stopped_early_asks_for_more_epochs(recordings, representation):
+    found = run(vae(recordings, representation), recordings, representation, 12)
+    assert "--epochs 24" in found["still_improving"]["change"]
+    assert "converged" not in found
+    found = run(vae(recordings, representation), recordings, representation, 2)
+    assert "still_improving" in found
+
+
+def test_a_run_left_long_enough_has_converged(recordings, representation):
+    found = run(vae(recordings, representation, latent_dim=2), recordings, representation, 400)
+    assert "converged" in found
+    assert not {"still_improving", "diverged", "collapsed"} & set(found)
+
+
+def test_a_run_away_learning_rate_that_stays_finite(recordings, representation):
+    found = run(vae(recordings, representation), recordings, representation, 4, learning_rate=0.9)
+    assert "learning-rate" in found["diverged"]["change"]
+    assert set(found) == {"diverged", "report"}
+
+
+def test_a_unet_whose_skips_carry_everything(recordings, representation):
+    shape = representation.feature_shape(recordings.samples)
+    unet = UNet(shape, preset="tiny", db_per_unit=representation.db_per_unit)
+    found = run(unet, recordings, representation, 30)
+    skips = found["report"]["diagnostics"]["skips"]["shuffle_rise_db"]
+    assert skips > 5.0
+    assert f"{skips:.2f} dB" in found["skips_carry_everything"]["text"]
+
+    diagnosis = found["report"]["diagnostics"]
+    diagnosis["groups"][0]["shuffle_rise_db"] = 2.0
+    assert not verdict.judge({}, diagnosis, {}, {})
+
+
+# Codebooks and hierarchies, from what a diagnosis says of them
+
+
+def coded(counts):
+    stages = [{"all": code_figures(counts), "active": code_figures(counts)}]
+    codes = {"codebook_size": len(counts), "tokens_per_clip": 16, "nominal_bits_per_clip": 128.0, "stages": stages}
+    return {"latent": {"dimensions": 16}, "groups": [{}], "codes": codes}
+
+
+def drawn(weights, tokens):
+    return np.bincount(np.random.default_rng(0).choice(len(weights), tokens, p=weights), minlength=len(weights))
+
+
+@pytest.mark.parametrize(
+    ("weights", "tokens", "dying"),
+    [
+        (np.full(256, 1 / 256), 20_000, False),
+        (np.full(256, 1 / 256), 100, False),  # few tokens cannot show many codes
+        (np.where(np.arange(256) < 40, 1 / 40, 0.0), 20_000, True),  # few codes in use
+        (np.where(np.arange(256) == 0, 0.9, 0.1 / 255), 20_000, True),  # all in use, one of them nearly always
+        (np.where(np.arange(256) < 200, 1 / 200, 0.0), 20_000, False),
+    ],
+)
+def test_a_dying_codebook(weights, tokens, dying):
+    diagnosis = coded(drawn(weights, tokens))
+    findings = verdict.judge({}, diagnosis, {}, {})
+    assert [finding.name for finding in findings] == ["codebook_dying"] * dying
+    if dying:
+        assert f"{np.count_nonzero(drawn(weights, tokens))} of 256 codes" in findings[0].text
+
+
+def test_the_codes_of_the_training_set_count_where_they_are_known():
+    diagnosis = coded(drawn(np.full(64, 1 / 64), 5000))
+    assert not verdict.judge({}, diagnosis, {}, {})
+    diagnosis["training_codes"] = coded(drawn(np.eye(64)[0], 5000))["codes"]
+    assert verdict.judge({}, diagnosis, {}, {})[0].name == "codebook_dying"
+
+
+@pytest.mark.parametrize(("rises", "unused"), [((2.0, 0.1), [1]), ((0.2, 3.0), [0]), ((1.0, 0.4), [])])
+def test_a_level_that_is_not_used(rises, unused):
+    groups = [{"name": f"z{i}", "dimensions": 4, "kl_nats": 3.0, "prior_rise_db": rise} for i, rise in enumerate(rises)]
+    diagnosis = {"latent": {"dimensions": 8, "active_units": 8, "shuffle_rise_db": 4.0}, "groups": groups}
+    findings = verdict.judge({}, diagnosis, {}, {})
+    assert [finding.name for finding in findings] == ["level_unused"] * len(unused)
+    for finding, index in zip(findings, unused):
+        assert finding.text.startswith(f"group {index} ")
+
+
+# The course of a run, from its history alone
+
+
+def course(validation, training, stalled=False, **columns):
+    history = {"loss": training, "val_loss": validation, "rmse_db": training, "val_rmse_db": validation, **columns}
+    diagnosis = {"latent": {"dimensions": 2}, "groups": [{}]}
+    return [finding.name for finding in verdict.judge(history, diagnosis, {}, {}, stalled=stalled)]
+
+
+FALLING = np.geomspace(20.0, 5.0, 20)
+
+
+@pytest.mark.parametrize(
+    ("validation", "training", "stalled", "expected"),
+    [
+        (FALLING, FALLING, False, "still_improving"),
+        (FALLING, FALLING, True, "converged"),  # patience ran out: nothing better for long enough
+        (4.0 + 4.0 * 0.5 ** np.arange(20), 4.0 + 4.0 * 0.5 ** np.arange(20), False, "converged"),
+        (np.r_[FALLING, 5.0 + np.linspace(0, 3, 10)], np.geomspace(20.0, 4.0, 30), False, "overfitting"),
+        (np.r_[FALLING, np.full(10, 5.01)], np.r_[FALLING, np.full(10, 4.9)], False, "converged"),  # noise
+        (np.r_[FALLING, 5.0 + np.linspace(0, 3, 10)], np.r_[FALLING, 5.0 + np.linspace(0, 3, 10)], False, "converged"),
+        (FALLING, FALLING / 2.0, False, "overfitting"),
+        (FALLING[:3], FALLING[:3], False, "still_improving"),
+        (np.full(8, 5.0), np.full(8, 5.0), False, "converged"),
+    ],
+)
+def test_courses(validation, training, stalled, expected):
+    assert course(list(validation), list(training), stalled) == [expected]
+
+
+def test_dimensions_are_named_in_ranges():
+    assert verdict.ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert verdict.ranges(np.array([], int)) == "none"
+
+
+@pytest.mark.parametrize(
+    ("model", "sigma_squared"),
+    [
+        ({"likelihood": "sigma", "alpha": 1e6}, 0.0025),
+        ({}, 0.0025),
+        ({"likelihood": "alpha_mse", "alpha": 1e6}, 0.0905**2),  # the published weight: 7.2 dB of 80
+        ({"likelihood": "alpha_rmse", "alpha": 1e6}, 0.0286**2),
+        ({"likelihood": "fixed", "sigma": 0.3}, 0.09),
+        ({"likelihood": "bernoulli"}, None),
+    ],
+)
+def test_the_threshold_of_the_collapse_law(model, sigma_squared):
+    """D = 16 384 cells, error 0.05: the first eigenvalues of spoken digits, as published, and smaller ones."""
+    spectrum = np.array([65, 24.5, 10.3, 7.4, 6.3, 0.02, 0.005, 0.001])
+    diagnosis = {"latent": {"dimensions": 7, "active_units": 5}, "groups": [], "mean_squared_error": 0.05**2}
+    law = verdict.collapse_law(spectrum, {**model, "beta": 2.0}, diagnosis, 16_384)
+    if sigma_squared is None:
+        assert law["threshold"] is None
+        return
+    assert law["sigma_squared"] == pytest.approx(sigma_squared, rel=5e-3)
+    assert law["predicted_active"] == np.sum(spectrum > 2.0 * sigma_squared)
+    assert law["calibrated_active"] == 7
+
+
+# Divergence
+
+
+@pytest.fixture
+def trainer():
+    model = VAE((64, 16, 1), preset="tiny")
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def clips(count=8):
+    return np.random.default_rng(0).uniform(size=(count, 64, 16, 1)).astype(np.float32)
+
+
+def replayed(trainer, batches):
+    return divergence.first_non_finite(trainer, divergence.Snapshot(trainer).put_back, batches)
+
+
+def test_a_sound_epoch_has_nothing_to_name(trainer):
+    assert replayed(trainer, [clips(), clips()]) is None
+
+
+def test_a_batch_that_is_not_finite(trainer):
+    spoilt = clips()
+    spoilt[3, 5, 2] = np.nan
+    found = replayed(trainer, [clips(), spoilt])
+    assert (found["step"], found["kind"]) == (2, "features")
+
+
+def test_a_weight_that_is_not_finite(trainer):
+    weight = trainer.decoder.get_layer("up_1").bias
+    weight.assign([np.nan, *np.zeros(weight.shape[0] - 1)])
+    assert replayed(trainer, [clips()]) == {"step": 1, "kind": "weight", "name": "decoder/up_1/bias"}
+
+
+def test_a_layer_that_overflows(trainer):
+    kernel = trainer.decoder.get_layer("up_1").kernel
+    kernel.assign(np.full(kernel.shape, 3e38))
+    found = replayed(trainer, [clips()])
+    assert (found["kind"], found["name"]) == ("layer", "decoder/up_1")
+
+
+class Rooted(VAE):
+    """Its loss is finite, and the gradient of a root at zero is not."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return ops.sqrt(ops.sum(ops.square(0.0 * y_pred["features"])))
+
+
+def test_a_gradient_that_is_not_finite():
+    model = Rooted((64, 16, 1), preset="tiny")
+    model.compile(optimizer=keras.optimizers.SGD(1e-3), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    found = replayed(model, [clips()])
+    assert found["kind"] == "gradient"
+    assert found["name"].startswith("decoder/")  # it begins at the decoder's end
+
+
+def test_an_update_that_is_not_finite(trainer):
+    trainer.compile(optimizer=keras.optimizers.SGD(1e39), jit_compile=False)
+    trainer.optimizer.build(trainer.trainable_variables)
+    found = replayed(trainer, [clips()])
+    assert found["kind"] == "update"
+    assert found["name"].startswith("encoder/")
+
+
+def test_a_fit_that_diverges_names_the_loss_term(recordings, representation, tmp_path):
+    """alpha overflows float32; nothing was saved, and the verdict is there all the same."""
+    options = training.FitOptions(epochs=2, batch_size=16, precision="float32")
+    with pytest.raises(InputError, match=r"diverged in epoch 1.*--learning-rate.*loss term reconstruction"):
+        training.fit(
+            "vae", recordings, representation, tmp_path / "run", options, preset="tiny", likelihood="alpha_mse",
+            alpha=1e39,
+        )  # fmt: skip
+    text = (tmp_path / "run" / "run" / "verdict.md").read_text()
+    assert "step 1 of epoch 1" in text
+    assert "loss term reconstruction" in text
+    assert json.loads((tmp_path / "run" / "run" / "diagnostics.json").read_text())["findings"][0]["name"] == "diverged"
+
+
+class Spoil(keras.callbacks.Callback):
+    """Damages a weight in the middle of an epoch, as a bad memory cell would: playing it again does not."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 4:
+            self.model.decoder.get_layer("up_0").bias.assign([np.nan] * 16)
+
+
+def test_a_divergence_that_does_not_happen_again(recordings, representation, tmp_path, monkeypatch):
+    original = keras.Model.fit
+    monkeypatch.setattr(
+        keras.Model, "fit", lambda self, *a, callbacks=(), **k: original(self, *a, callbacks=[*callbacks, Spoil()], **k)
+    )
+    options = training.FitOptions(epochs=3, batch_size=16, precision="float32")
+    with pytest.raises(InputError, match="diverged in epoch 2.*stayed finite when"):
+        training.fit("vae", recordings, representation, tmp_path / "run", options, preset="tiny")
+    assert Codec.load(tmp_path / "run", verify=True).info["epoch"] == 1
+
+
+# The command
+
+
+def test_diagnose_prints_what_the_fit_found(recordings, representation, tmp_path, capsys):
+    options = training.FitOptions(epochs=2, batch_size=16, precision="float32")
+    bundle = tmp_path / "model"
+    training.fit("vae", recordings, representation, bundle, options, preset="tiny")
+    kept = json.loads((bundle / "run" / "diagnostics.json").read_text())
+    capsys.readouterr()
+    assert main(["diagnose", str(bundle), "--data", TOY, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["findings"] == kept["findings"]
+    assert found["collapse_law"]["found_active"] == kept["collapse_law"]["found_active"]
+    shutil.rmtree(bundle / "run")
+    assert main(["diagnose", str(bundle), "--data", TOY, "--split", "train"]) == 0
+    text = capsys.readouterr().out
+    assert "PCA spectrum" in text
+    assert f"clips                  {len(recordings.examples('train'))}" in text
