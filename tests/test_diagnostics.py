@@ -11,7 +11,7 @@ from scipy import stats
 from spectrovae.errors import InputError
 from spectrovae.evaluation import diagnostics
 from spectrovae.layers import GaussianParameters
-from spectrovae.models import UNet
+from spectrovae.models import FAMILIES, UNet
 
 BINS, FRAMES = 4, 2
 CELLS = BINS * FRAMES
@@ -282,3 +282,21 @@ def test_live_columns_are_those_of_the_whole_diagnosis():
         assert columns[f"code_usage_{index}"] == stage["active"]["usage"]
     unet = UNet((16, 8, 1), preset="tiny")
     assert diagnostics.live_columns(diagnostics.Probe(unet.encoder), [np.zeros((2, 16, 8, 1))]) == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_diagnosed(family):
+    model = FAMILIES[family]((64, 16, 1), preset="tiny")
+    features = np.random.default_rng(0).uniform(size=(20, 64, 16, 1)).astype(np.float32)
+    result = diagnostics.diagnose(model.encoder, model.decoder, features, db_per_unit=80.0, batch_size=8)
+    json.dumps(result, allow_nan=False)
+    error = 80.0 * np.sqrt(np.mean((np.asarray(model.reconstruct(features)) - features) ** 2))
+    assert result["rmse_db"] == pytest.approx(error, rel=1e-2)
+    assert len(result["groups"]) == len(model.encoder.outputs)
+    assert ("kl_nats" in result["latent"]) == (model.prior is not None)
+    assert all(("prior_rise_db" in group) == (model.prior is not None) for group in result["groups"])
+    assert ("codes" in result) == ("int" in str(model.encoder.outputs[0].dtype))
+    columns = diagnostics.live_columns(diagnostics.Probe(model.encoder), [features])
+    assert ("active_units" in columns) == (model.prior is not None)
+    if model.prior is not None:
+        assert columns["active_units"] == result["latent"]["active_units"]
