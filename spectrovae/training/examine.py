@@ -163,7 +163,7 @@ def figures_text(report: Mapping[str, Any]) -> str:
         )
     first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8])
     lines.append(f"PCA spectrum of train  {first}, ... of {law['variance']:.4g}")
-    if law.get("threshold") is not None:
+    if law.get("threshold") is not None and len(found["groups"]) == 1:  # the law is of one group
         lines.append(
             f"collapse law           beta sigma^2 = {law['threshold']:.3g}: {law['predicted_active']} dimensions "
             f"predicted active, {law['found_active']} found"
