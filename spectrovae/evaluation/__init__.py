@@ -2,6 +2,7 @@
 
 metrics        distances between dB spectrograms, by clip, with bootstrap intervals
 baselines      identity, PCA-k and mean
+diagnostics    what a latent carries, of any family
 perturbations  disturbances of a dB spectrogram
 systems        models and baselines gathered by representation
 compare        models side by side
