@@ -273,7 +273,8 @@ class VectorQuantiser(Quantiser):
     def estimate(self, encodings, training: bool) -> Estimate:
         points = self.prepare(encodings)
         flat = ops.reshape(points, (-1, self.code_dim))
-        rest, codes, unused, learned, uniform = flat, [], 0.0, [], None
+        rest, codes, unused, learned = flat, [], 0.0, []
+        uniform: Any = None
         if training:
             uniform = keras.random.uniform((1 + self.kmeans_steps, self.codebook_size), seed=self.generator)
         for stage in range(self.stages):
