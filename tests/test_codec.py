@@ -280,7 +280,7 @@ waveform = np.load(folder / "waveform.npy")
 found = {}
 for path in sorted(p.parent for p in folder.glob("*/codec.json")):
     codec = Codec.load(path, verify=True)
-    assert codec.name == path.name and codec.family == path.name.split("-")[0]
+    assert codec.name == path.name and codec.family == path.name.rsplit("-", 1)[0]
     assert codec.info == {"seed": 0} and codec.sample_rate == 8000
     latent = codec.encode(waveform)
     features = codec.features_graph(waveform)[:, :, :16]
