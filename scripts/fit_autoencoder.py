@@ -14,7 +14,7 @@ from spectrovae.evaluation.baselines import fit_baselines
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", help="folder, manifest, or toy set")
 parser.add_argument("out", help="folder of the bundle")
-parser.add_argument("--epochs", type=int, default=40)
+parser.add_argument("--epochs", type=int, default=50)
 parser.add_argument("--latent-dim", type=int, default=32)
 parser.add_argument("--time-stretch", type=float, default=0.15, help="of the training clips, at random")
 parser.add_argument("--seed", type=int, default=0)
