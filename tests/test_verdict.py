@@ -98,6 +98,7 @@ def test_a_run_stopped_early_asks_for_more_epochs(recordings, representation):
     assert "still_improving" in found
 
 
+@pytest.mark.slow
 def test_a_run_left_long_enough_has_converged(recordings, representation):
     found = run(vae(recordings, representation, latent_dim=2), recordings, representation, 400)
     assert "converged" in found
