@@ -1,12 +1,5 @@
-"""A representation, an encoder and a decoder bound into one object, and the bundle that keeps them on disk.
+"""A representation, an encoder and a decoder bound into one object; ``bundle`` is what keeps it on disk."""
 
-saved_models/fsdd-vae/
-  codec.json                                          format version, family, shapes, versions, file hashes, metrics
-  representation.keras  encoder.keras  decoder.keras  each usable on its own
-  golden.npz                                          test signals with the latents and features they gave
-"""
-
-import json
 import os
 import platform
 import shutil
@@ -19,12 +12,9 @@ import tensorflow as tf
 
 import spectrovae
 from spectrovae import files, losses, representations
+from spectrovae.bundle import FORMAT_VERSION, PARTS, finish_saving, load_part, read_description, whole_file
 from spectrovae.errors import InputError
 from spectrovae.models.base import posteriors_of
-
-FORMAT_VERSION = 1
-PARTS = ("representation", "encoder", "decoder")
-FILES = (*(f"{part}.keras" for part in PARTS), "golden.npz")
 
 
 class Codec:
@@ -310,7 +300,7 @@ class Codec:
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _finish_saving(path)
+            finish_saving(path)
             stage = path / ".saving"
             shutil.rmtree(stage, ignore_errors=True)
             stage.mkdir()
@@ -322,7 +312,7 @@ class Codec:
             hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
             files.write_json(stage / "codec.json", self.description() | {"files": hashes})
             os.rename(stage, path / ".saved")
-            _finish_saving(path)
+            finish_saving(path)
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; choose a folder you can write to"
@@ -397,7 +387,7 @@ class Codec:
             InputError: golden vectors missing or damaged, or a difference above the tolerance: the model would not
                 sound as it did when saved.
         """
-        with np.load(_whole_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
+        with np.load(whole_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
             kept = {name: golden[name] for name in golden.files}
         found = self.replay(kept["waveform"])
         differences = {
@@ -412,48 +402,6 @@ class Codec:
                 f"range (allowed {tolerance:g}); check the library versions in codec.json or fit again"
             )
         return differences
-
-
-def read_description(path: str | os.PathLike) -> dict:
-    """``codec.json`` of a bundle, checked for its format version.
-
-    Raises:
-        InputError: no bundle, an unfinished one, unreadable JSON, or a format newer than this version reads.
-    """
-    path = Path(path)
-    file = _part_file(path, "codec.json")
-    if not file.is_file():
-        unfinished = (path / "run" / "config.json").is_file()
-        hint = "its fit has not finished an epoch; run it again" if unfinished else "expected a folder with codec.json"
-        raise InputError(f"no model bundle at {path}: {hint}")
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        version = int(description["format_version"])
-        lacking = {"family", "prior", "info"} - set(description) | set(FILES) - set(description.get("files", ()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error!r}); restore it from a copy or fit again") from error
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {version}, this spectrovae {spectrovae.__version__} reads up to "
-            f"{FORMAT_VERSION}; upgrade spectrovae"
-        )
-    if lacking:
-        missing = ", ".join(sorted(lacking))
-        raise InputError(f"{file} is damaged (it lacks {missing}); restore it from a copy or fit again")
-    return description
-
-
-def load_part(path: str | os.PathLike, part: str):
-    """One part of a bundle on its own: ``"representation"``, ``"encoder"`` or ``"decoder"``.
-
-    Raises:
-        InputError: the file is missing, or its hash is not the one in ``codec.json``.
-    """
-    path = Path(path)
-    if part not in PARTS:
-        raise InputError(f"part must be one of {', '.join(PARTS)}, received {part!r}")
-    file = _whole_file(path, f"{part}.keras")
-    return representations.load(file) if part == "representation" else keras.saving.load_model(file, compile=False)
 
 
 def _signature(tensors) -> tuple[list[tuple[int, ...]], list[tf.DType]]:
@@ -471,27 +419,3 @@ def golden_waveforms(samples: int, sample_rate: int) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal(samples) * np.exp(-5.0 * time)
     stack = np.stack([0.5 * sweep, 0.3 * tone, 0.1 * noise, np.zeros(samples)])
     return stack.astype(np.float32)
-
-
-def _whole_file(path: Path, name: str) -> Path:
-    """A file of a bundle, checked against its hash in ``codec.json``."""
-    expected = read_description(path)["files"][name]
-    file = _part_file(path, name)
-    if not file.is_file():
-        raise InputError(f"{path} lacks {name}; restore it from a copy or fit again")
-    if files.sha256(file) != expected:
-        raise InputError(f"{file} is damaged: its hash is not codec.json's; restore it from a copy or fit again")
-    return file
-
-
-def _part_file(path: Path, name: str) -> Path:
-    staged = path / ".saved" / name
-    return staged if staged.is_file() else path / name
-
-
-def _finish_saving(path: Path) -> None:
-    staged = path / ".saved"
-    if staged.is_dir():
-        for file in sorted(staged.iterdir()):
-            os.replace(file, path / file.name)
-        staged.rmdir()

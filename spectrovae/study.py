@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from spectrovae import __version__, plots
-from spectrovae.codec import Codec, read_description
+from spectrovae.bundle import read_description
+from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems

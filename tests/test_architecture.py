@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "files", "audio", "pca", "dsp", "plots"},
     {"data", "representations", "layers", "losses", "quantisers"},
     {"models"},
-    {"codec"},
+    {"bundle", "codec"},
     {"training", "evaluation", "serving", "synth"},
     {"study"},
     {"commands"},

@@ -12,7 +12,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectrovae.codec import Codec, golden_waveforms, load_part
+from spectrovae.bundle import load_part
+from spectrovae.codec import Codec, golden_waveforms
 from spectrovae.errors import InputError
 from spectrovae.models import FAMILIES
 from spectrovae.representations import LogSTFT
@@ -274,7 +275,8 @@ def test_bundle_survives_in_a_fresh_process(tmp_path, fresh_process):
         """
 import pathlib, sys
 import numpy as np
-from spectrovae.codec import Codec, load_part
+from spectrovae.bundle import load_part
+from spectrovae.codec import Codec
 folder = pathlib.Path(sys.argv[1])
 waveform = np.load(folder / "waveform.npy")
 found = {}
