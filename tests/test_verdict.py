@@ -349,3 +349,27 @@ def test_diagnose_prints_what_the_fit_found(recordings, representation, tmp_path
     text = capsys.readouterr().out
     assert "PCA spectrum" in text
     assert f"clips                  {len(recordings.examples('train'))}" in text
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.001])
+def test_what_is_unused_does_not_depend_on_the_unit(unit):
+    """An exchange that triples the error shows a latent in use, be the error in dB or in thousandths of a feature."""
+    diagnosis = {
+        "latent": {"dimensions": 8, "shuffle_rise_db": 2.0 * unit}, "groups": [{}], "rmse_db": unit,
+        "mean_squared_error": 0.01,
+    }  # fmt: skip
+    law = {"mean_predictor_mse": 0.04}
+    assert verdict.judge({}, diagnosis, law, {}) == []
+    diagnosis["latent"]["shuffle_rise_db"] = 0.05 * unit
+    assert [finding.name for finding in verdict.judge({}, diagnosis, law, {})] == ["collapsed"]
+
+
+def test_what_the_law_forbids_is_collapsed_before_the_mean_is_learnt():
+    diagnosis = {"latent": {"dimensions": 8, "shuffle_rise_db": 0.0}, "rmse_db": 9.0, "mean_squared_error": 0.09}
+    law = {
+        "mean_predictor_mse": 0.01, "threshold": 512.0, "predicted_active": 0, "found_active": 0,
+        "calibrated_active": 8, "eigenvalues": [0.05, 0.01],
+    }  # fmt: skip
+    [finding] = verdict.judge({}, diagnosis, law, {"likelihood": "alpha_mse"})
+    assert (finding.name, finding.change) == ("collapsed", "--likelihood sigma.")
+    assert verdict.judge({}, diagnosis, law | {"predicted_active": 4}, {"likelihood": "alpha_mse"}) == []
