@@ -40,8 +40,8 @@ DEFINITIONS = (
     "log2 of the codebook's size each; of other numbers, the capacity they have under as much Gaussian noise as raises "
     f"the error by {100 * TOLERANCE:g} %. Error at these bits: with the latent drawn from the posterior, or under "
     "that noise.",
-    "Bound: nats a clip by which the validation split is described at most (the negative ELBO); it compares models of "
-    "one likelihood and one representation only.",
+    "Bound: nats that describe a clip at most, the negative ELBO, with the latent drawn from the posterior and the "
+    "sigma found in training; it compares models of one representation.",
     "Gaussian bound: no code of so many bits does better on Gaussian clips with the covariance of the training "
     "features (reverse water-filling over their PCA spectrum). Speech is not Gaussian: a model may lie below.",
     "± is the standard deviation over seeds.",
@@ -111,7 +111,7 @@ def study(
         label = systems.label(codec.representation)
         if label not in references:
             references[label] = _references(codec, recordings, split)
-        result["rows"].append(_measure(trial, path, codec, recordings, split) | {"representation": label})
+        result["rows"].append(_measure(trial, codec, recordings, split) | {"representation": label})
         result["summary"] = summarise(result["rows"])
         result["references"] = list(references.values())
         _write(result, out)
@@ -126,22 +126,17 @@ def _features(codec: Codec, recordings: Recordings, split: str) -> np.ndarray:
     return np.concatenate([np.asarray(batch) for batch in recordings.features(split, codec.representation, 64)])
 
 
-def _measure(trial: Trial, path: Path, codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
+def _measure(trial: Trial, codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
     features = _features(codec, recordings, split)
     errors = _errors(codec, features)
-    metrics = codec.info.get("metrics", {})
     measured = rate_distortion(codec, features, seed=trial.seed)
-    # Only a density makes a loss a description length, and only with the whole KL divergence.
-    model = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))["model"]
-    density = model.get("likelihood", "sigma") in ("sigma", "gaussian", "fixed_sigma") and model.get("beta") == 1.0
-    bound = metrics.get("validation_loss") if measured["kind"] == "posterior" and density else None
     return {
         "name": trial.name,
         "family": trial.family,
         "seed": trial.seed,
         **errors,
+        "bound_nats": None,
         **measured,
-        "bound_nats": bound,
         "parameters": codec.parameters,
         "epochs": codec.info.get("epochs"),
         "training_seconds": codec.info.get("training_seconds"),

@@ -200,7 +200,8 @@ class CodeCounts:
         (height, width), (rows, columns) = above.shape[1:], self.grid
         if height % rows or width % columns:
             raise InputError(f"a map of {self.grid} codes does not divide features padded to {(height, width)}")
-        return above.reshape(len(above), rows, height // rows, columns, width // columns).any(axis=(2, 4))
+        patches = above.reshape(len(above), rows, height // rows, columns, width // columns)
+        return np.any(patches, axis=(2, 4))
 
     def result(self) -> dict[str, Any]:
         tokens = int(np.prod(self.grid))

@@ -33,16 +33,20 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
 
     Returns:
         ``bits``, a clip; ``kind``, "posterior", "codes" or "noise", how they were counted; ``numbers`` in a clip's
-        latent; ``distortion_db``, the RMSE of the level in dB at this rate: of a drawn latent for a posterior, of the
-        noisy one for "noise".
+        latent; ``bound_nats``, of a model with a posterior and a calibrated sigma, the negative ELBO of a clip with one
+        draw of its latent; ``distortion_db``, the RMSE of the level in dB at this rate: of a drawn latent for a
+        posterior, of the noisy one for "noise".
     """
     parts = [features[start : start + batch_size] for start in range(0, len(features), batch_size)]
     random = np.random.default_rng(seed)
 
+    def decode(latent: list[np.ndarray]):
+        return codec.decoder(codec.pack([tf.convert_to_tensor(z) for z in latent]))
+
     def distortion(latents: list[list[np.ndarray]]) -> float:
         squared = 0.0
         for part, latent in zip(parts, latents):
-            decoded = codec.decoder(codec.pack([tf.convert_to_tensor(z) for z in latent]))
+            decoded = decode(latent)
             before, after = (np.asarray(codec.representation.to_db(x))[..., 0] for x in (part, decoded))
             squared += float(np.sum(np.square(after - before, dtype=np.float64)))
         return math.sqrt(squared / features[..., 0].size)
@@ -50,17 +54,23 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
     numbers = sum(math.prod(shape) for shape in codec.latent_shapes)
     posteriors = posteriors_of(codec.encoder)
     if posteriors is not None:
-        kind, bits, latents = "posterior", 0.0, []
+        nats, latents = 0.0, []
         for part in parts:
-            moments = list(zip(*posteriors(part)))
-            bits += sum(float(tf.reduce_sum(losses.kl_divergence(*pair))) for pair in moments) / math.log(2.0)
-            latents.append([_drawn(np.asarray(mean), np.exp(0.5 * np.asarray(v)), random) for mean, v in moments])
-        return {
-            "kind": kind,
-            "bits": bits / len(features),
+            means, deviations, divergence = _moments(posteriors(part))
+            nats += divergence
+            latents.append([_drawn(*pair, random) for pair in zip(means, deviations)])
+        found = {
+            "kind": "posterior",
+            "bits": nats / math.log(2.0) / len(features),
             "numbers": numbers,
             "distortion_db": distortion(latents),
         }
+        if any(layer.name == "sigma" for layer in codec.decoder.layers):
+            log_sigma = codec.decoder.get_layer("sigma").log_sigma
+            pairs = zip(parts, latents)
+            nats += sum(float(tf.reduce_sum(losses.calibrated_nll(x, decode(z), log_sigma))) for x, z in pairs)
+            found["bound_nats"] = nats / len(features)
+        return found
     latents = [[np.asarray(z) for z in tf.nest.flatten(codec.encoder(part))] for part in parts]
     if any(kind.is_integer for kind in codec.latent_types):
         size = codec.encoder.get_layer("quantiser").codebook_size
@@ -119,6 +129,13 @@ def gaussian_bound(spectrum: np.ndarray, cells: int, db_per_unit: float, bits: n
     left = [np.sum(np.minimum(values, level)) for level in levels]
     squared = np.interp(bits, rates[::-1], left[::-1])
     return db_per_unit * np.sqrt(squared / cells)
+
+
+def _moments(moments) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+    """Means and standard deviations of the groups, and the nats of their divergence from the prior, summed."""
+    nats = sum(float(tf.reduce_sum(losses.kl_divergence(mean, v))) for mean, v in zip(*moments))
+    means, log_variances = ([np.asarray(x) for x in group] for group in moments)
+    return means, [np.exp(0.5 * v) for v in log_variances], nats
 
 
 def _drawn(mean: np.ndarray, deviation: np.ndarray, random: np.random.Generator) -> np.ndarray:

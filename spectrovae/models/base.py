@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from spectrovae import losses
 from spectrovae.errors import InputError
 
 
@@ -60,6 +61,19 @@ class Trainer(keras.Model):
         """Update ``rmse_db`` with a batch; it is measured on the first channel, the level."""
         target, prediction = (ops.cast(x[..., :1], "float32") * self._scale for x in (target, prediction))
         self.error_tracker.update_state(target, prediction)
+
+    def calibrated_nll(self, target, prediction, training: bool):
+        """Negative log-likelihood of each example in nats [shape=(batch,)], of a Gaussian of one sigma a channel.
+
+        In training of the batch's best sigma (Rybkin et al., 2021), which the decoder's layer ``sigma`` keeps a running
+        mean of; in evaluation of that mean.
+        """
+        kept = self.decoder.get_layer("sigma")
+        if not training:
+            return losses.calibrated_nll(target, prediction, kept.log_sigma)
+        log_sigma = losses.optimal_log_sigma(losses.channel_squared_error(target, prediction))
+        kept.update(log_sigma)
+        return losses.calibrated_nll(target, prediction, log_sigma)
 
     def reconstruct(self, features):
         """Features -> features through encoder and decoder, without noise."""

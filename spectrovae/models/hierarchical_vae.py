@@ -150,6 +150,7 @@ class TopDown:
             for i, stride in enumerate(strides)
         ]
         self.shuffle = [layers.PixelShuffle(stride, name=f"shuffle_{i}") for i, stride in enumerate(strides)]
+        self.sigma = layers.CalibratedSigma(name="sigma")
         self.features = keras.layers.Activation("linear", dtype="float32", name="features")
 
     def __call__(self, draw):
@@ -167,7 +168,7 @@ class TopDown:
                 linear.append(part["shuffle"](part["linear"](latent)))
             x = self.shuffle[stage](self.up[stage](x))
         x = base.crop_to_shape(keras.layers.Add()([x, *linear]), self.feature_shape)
-        return self.features(keras.layers.Add()([x, self.cells(self.linear(top))]))
+        return self.features(self.sigma(keras.layers.Add()([x, self.cells(self.linear(top))])))
 
 
 def build(feature_shape, widths, strides, latent_dim, maps, sampling):
@@ -309,11 +310,7 @@ class HierarchicalVAE(base.Trainer):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         target = x if y is None else y
-        # A sigma a channel, as in the flat VAE.
-        squared_error = losses.channel_squared_error(target, y_pred["features"])
-        log_sigma = losses.optimal_log_sigma(squared_error)
-        cells = self.cells // self.feature_shape[-1]
-        reconstruction = ops.sum(losses.gaussian_nll(squared_error, log_sigma, cells), axis=-1)
+        reconstruction = self.calibrated_nll(target, y_pred["features"], training)
         divergences = []
         for mean, log_variance, tracker in zip(y_pred["mean"], y_pred["log_variance"], self.group_trackers):
             kl = losses.kl_divergence(mean, log_variance)

@@ -131,12 +131,7 @@ class VAE(networks.Trainer):
         """Of each example [shape=(batch,)]: negative log-likelihood in nats, or the published weighted error."""
         prediction = outputs["features"]
         if self.likelihood == "sigma":
-            sigma = self.decoder.get_layer("sigma")
-            if not training:
-                return losses.calibrated_nll(target, prediction, sigma.log_sigma)
-            log_sigma = losses.optimal_log_sigma(losses.channel_squared_error(target, prediction))
-            sigma.update(log_sigma)
-            return losses.calibrated_nll(target, prediction, log_sigma)
+            return self.calibrated_nll(target, prediction, training)
         if self.likelihood == "gaussian":
             return losses.gaussian_nll_of_cells(target, prediction, outputs["parameters"])
         if self.likelihood == "fixed_sigma":

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from spectrovae import layers, losses, quantisers
+from spectrovae import layers, quantisers
 from spectrovae.errors import InputError
 from spectrovae.models import base
 
@@ -73,7 +73,7 @@ def build_decoder(feature_shape, widths, strides, blocks: int, quantiser: quanti
     patch = patch_shape(strides)
     linear = keras.layers.Conv2D(feature_shape[-1] * math.prod(patch), 1, name="linear")(vectors)
     x = keras.layers.Add(name="sum")([x, layers.PixelShuffle(patch, name="patches")(linear)])
-    x = base.crop_to_shape(x, feature_shape)
+    x = layers.CalibratedSigma(name="sigma")(base.crop_to_shape(x, feature_shape))
     return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32", name="features")(x), name="decoder")
 
 
@@ -170,11 +170,7 @@ class VQVAE(base.Trainer):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         target = x if y is None else y
-        # A sigma a channel: phase, which nothing predicts, must not set the one of the level.
-        squared_error = losses.channel_squared_error(target, y_pred["features"])
-        log_sigma = losses.optimal_log_sigma(squared_error)
-        cells = self.cells // self.feature_shape[-1]
-        reconstruction = ops.sum(losses.gaussian_nll(squared_error, log_sigma, cells), axis=-1)
+        reconstruction = self.calibrated_nll(target, y_pred["features"], training)
         self.reconstruction_tracker.update_state(reconstruction)
         self.commitment_tracker.update_state(y_pred["commitment"])
         self.unused_tracker.update_state(y_pred["unused"])
