@@ -148,7 +148,7 @@ def rate_figure(
     size: tuple[float, float] = (6.4, 4.2),
     ink: str = INK,
 ) -> Figure:
-    """Draw errors in dB over bits a clip, these on a logarithmic axis.
+    """Draw errors in dB over bits a clip, these on an axis that is logarithmic from 1 on.
 
     Args:
         points: by name, (bits, dB) of each seed.
@@ -164,9 +164,10 @@ def rate_figure(
         x, y = zip(*pairs)
         marker = markers[index // len(COLOURS) % len(markers)]
         axes.scatter(x, y, s=34, color=COLOURS[index % len(COLOURS)], marker=marker, label=name, zorder=3)
-    axes.set_xscale("log")
-    bits = [x for pairs in points.values() for x, _ in pairs if x > 0]
-    axes.set_xlim(0.5 * min(bits, default=1.0), 3.0 * max(bits, default=1.0))
+    # A collapsed latent carries nothing: 0 belongs on the axis.
+    axes.set_xscale("symlog", linthresh=1.0)
+    bits = [x for pairs in points.values() for x, _ in pairs]
+    axes.set_xlim(0.3 * min(bits) if min(bits) > 3.0 else -0.2, 3.0 * max(*bits, 1.0))
     for level in levels:
         axes.axhline(level["rmse_db"], xmin=0.94, color=ink, linewidth=0.8, alpha=0.7)
         axes.annotate(

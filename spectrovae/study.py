@@ -140,7 +140,7 @@ def _measure(trial: Trial, codec: Codec, recordings: Recordings, split: str) -> 
         "parameters": codec.parameters,
         "epochs": codec.info.get("epochs"),
         "training_seconds": codec.info.get("training_seconds"),
-        "verdict": codec.info.get("verdict"),
+        "findings": codec.info.get("findings", []),
     }
 
 
@@ -169,14 +169,20 @@ def _references(codec: Codec, recordings: Recordings, split: str) -> dict[str, A
         for baseline in baselines
         if baseline.name.startswith("PCA") or isinstance(baseline, Mean)
     ]
-    scale = float(np.mean(representation.db_per_unit))
-    spectrum = principal_components([train[..., :1]], len(train)).variances
-    bound = gaussian_bound(spectrum, train[0, ..., 0].size, scale, RATES)
-    return {
-        "representation": systems.label(representation),
-        "baselines": rows,
-        "gaussian_bound": {"bits": RATES.tolist(), "rmse_db": bound.tolist()},
-    }
+    found: dict[str, Any] = {"representation": systems.label(representation), "baselines": rows, "gaussian_bound": None}
+    if _affine(representation, train[:2]):
+        scale = float(np.mean(representation.db_per_unit))
+        spectrum = principal_components([train[..., :1]], len(train)).variances
+        bound = gaussian_bound(spectrum, train[0, ..., 0].size, scale, RATES)
+        found["gaussian_bound"] = {"bits": RATES.tolist(), "rmse_db": bound.tolist()}
+    return found
+
+
+def _affine(representation: Any, features: np.ndarray) -> bool:
+    """Whether an error of the features is an error in dB, of one scale for all bins: so for levels, not magnitudes."""
+    first, last = (np.asarray(representation.to_db(x)) for x in (features[:1], features[-1:]))
+    middle = np.asarray(representation.to_db(0.5 * (features[:1] + features[-1:])))
+    return np.ndim(representation.db_per_unit) == 0 and np.allclose(middle, 0.5 * (first + last), atol=1e-2)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -192,7 +198,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             summary[key] = float(np.mean(values)) if known else None
             summary[f"{key}_deviation"] = float(np.std(values, ddof=1)) if known and len(own) > 1 else None
         summary["parameters"] = own[0]["parameters"]
-        summary["verdict"] = sorted({finding for row in own for finding in row["verdict"] or ()})
+        summary["findings"] = sorted({finding for row in own for finding in row["findings"]})
         found.append(summary)
     return found
 
@@ -248,7 +254,8 @@ def _page(result: Mapping[str, Any]) -> Report:
         Cell(_plus_minus(row, "distortion_db"), "", row["distortion_db"]),
         Cell(number_text(row["bound_nats"], 0), "", row["bound_nats"]),
         Cell(count_text(row["parameters"]), "", row["parameters"]),
-        Cell(duration_text(row["training_seconds"]), "", row["training_seconds"]), Cell(", ".join(row["verdict"])),
+        Cell(duration_text(row["training_seconds"]), "", row["training_seconds"]),
+        Cell(", ".join(row["findings"]).replace("_", " ")),
     ]) for row in result["summary"]]  # fmt: skip
     for reference in result["references"]:
         if reference["representation"] == result["references"][0]["representation"]:
@@ -273,12 +280,9 @@ def _picture(result: Mapping[str, Any], reference: Mapping[str, Any]) -> Card:
         for name in dict.fromkeys(row["name"] for row in rows)
     }
     bound = reference["gaussian_bound"]
+    curves = {"Gaussian bound": (bound["bits"], bound["rmse_db"])} if bound else {}
     light, dark = (
-        plots.png(
-            plots.rate_figure(
-                points, {"Gaussian bound": (bound["bits"], bound["rmse_db"])}, reference["baselines"], ink=ink
-            )
-        )
+        plots.png(plots.rate_figure(points, curves, reference["baselines"], ink=ink))
         for ink in (plots.DARK_INK, plots.LIGHT_INK)
     )
     spoken = "; ".join(f"{name} {pairs[0][0]:.0f} bits, {pairs[0][1]:.2f} dB" for name, pairs in points.items())

@@ -38,6 +38,10 @@ def test_every_family_and_seed_is_a_bundle_and_a_row(made):
         assert row["bits"] > 0
         assert row["distortion_db"] >= row["rmse_db"] > 0
     assert [row["family"] for row in csv.DictReader((out / "study.csv").open())] == ["vae", "vae", "unet", "unet"]
+    assert all(row["findings"] for row in result["rows"])
+    [reference] = result["references"]
+    errors = reference["gaussian_bound"]["rmse_db"]
+    assert errors == sorted(errors, reverse=True)
     page = (out / "report.html").read_text()
     assert page.count("<img") == 1
     assert "PCA-8" in page
@@ -70,6 +74,12 @@ def test_what_is_finished_is_not_trained_again(made, capsys):
     again = run(capsys, "vae", "unet", *QUICK, "--seeds", "0,1", "--out", out)
     assert {path: os.stat(path).st_mtime_ns for path in times} == times
     assert [row["rmse_db"] for row in again["rows"]] == [row["rmse_db"] for row in before["rows"]]
+
+
+def test_magnitudes_have_no_bound_in_db(tmp_path, capsys):
+    magnitudes = ("--representation", "spectrum", "--scale", "linear", "--network", "dense")
+    result = run(capsys, "autoencoder", *QUICK, *magnitudes, "--out", tmp_path / "magnitudes")
+    assert result["references"][0]["gaussian_bound"] is None
 
 
 def test_one_option_varies(tmp_path, capsys):
