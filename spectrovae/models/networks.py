@@ -130,7 +130,7 @@ class Trainer(base.Trainer):
         self.decoder.get_layer("linear").set_weights([out_of, mean])
         # The convolutions start with nothing to say, so that the whole starts as PCA.
         for layer in (self.encoder.get_layer("curved"), self.decoder.get_layer("up_0")):
-            layer.kernel.assign(ops.zeros_like(layer.kernel))
+            layer.kernel.assign(ops.zeros(layer.kernel.shape))
         return found
 
     def get_config(self):

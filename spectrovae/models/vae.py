@@ -177,7 +177,7 @@ class VAE(networks.Trainer):
         log_variance = np.zeros(self.latent_dim, np.float32)
         log_variance[: len(found.variances)] = np.log(noise / (found.variances + noise))
         layer = self.encoder.get_layer("log_variance")
-        layer.set_weights([np.zeros_like(layer.kernel), layers.GaussianParameters.unbounded(log_variance)])
+        layer.set_weights([np.zeros(layer.kernel.shape), layers.GaussianParameters.unbounded(log_variance)])
         return found
 
     def get_config(self):
