@@ -1,15 +1,16 @@
-"""Training throughput of the default VAE as a ratio to the published one, both trained here, in turns, in one process.
+"""Training throughput of each family as a ratio to the published VAE, all trained here, in turns, in one process.
 
-    python benchmarks/throughput.py [--rounds N] [--json FILE]
+    python benchmarks/throughput.py [--families vae,unet] [--rounds N] [--json FILE]
 
 The published VAE is that of the report this library replaces: five convolutions whose widest layer stands at the
-highest resolution, batch normalisation after each, 128 latents. Both take features (256, 64, 1), the same batch size,
+highest resolution, batch normalisation after each, 128 latents. All take features (256, 64, 1), the same batch size,
 Adam and Keras' own ``train_step``. Each is measured in float32 and, where the processor has it, in mixed_bfloat16.
 Rounds alternate between the models, so that what else the machine does falls on all of them; the ratio is the median
 over rounds.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -78,14 +79,15 @@ def examples_per_second(model: keras.Model, features: np.ndarray, batch_size: in
     return len(features) / (time.perf_counter() - started)
 
 
-def measure(rounds: int, batch_size: int, ours_steps: int, published_steps: int) -> dict:
+def measure(families: list[str], rounds: int, batch_size: int, ours_steps: int, published_steps: int) -> dict:
     """Examples per second of each model and precision, by round, and the ratios."""
     policies = list(dict.fromkeys(("float32", best_precision())))
     features = np.random.default_rng(0).random((batch_size * ours_steps, *FEATURE_SHAPE), dtype=np.float32)
     builders: dict[str, tuple[Callable[[], keras.Model], np.ndarray]] = {
-        "ours": (lambda: models.VAE(FEATURE_SHAPE, preset="small"), features),
-        "published": (PublishedVAE, features[: batch_size * published_steps]),
+        family: (functools.partial(models.FAMILIES[family], FEATURE_SHAPE, preset="small"), features)
+        for family in families
     }
+    builders["published"] = (PublishedVAE, features[: batch_size * published_steps])
     trained = {}
     for policy in policies:
         for name, (build, data) in builders.items():
@@ -106,20 +108,21 @@ def measure(rounds: int, batch_size: int, ours_steps: int, published_steps: int)
     if len(policies) > 1:
         pairs.append((policies[1], "float32"))
     ratios = []
-    for ours, published in pairs:
-        by_round = [a / b for a, b in zip(speeds["ours", ours], speeds["published", published])]
-        ratios.append(
-            {
-                "ours": {"precision": ours, "examples_per_second": statistics.median(speeds["ours", ours])},
-                "published": {
-                    "precision": published,
-                    "examples_per_second": statistics.median(speeds["published", published]),
-                },
-                "ratio": statistics.median(by_round),
-                "lowest_ratio": min(by_round),
-                "highest_ratio": max(by_round),
-            }
-        )
+    for family in families:
+        for ours, published in pairs:
+            by_round = [a / b for a, b in zip(speeds[family, ours], speeds["published", published])]
+            ratios.append(
+                {
+                    "family": family,
+                    "precision": ours,
+                    "examples_per_second": statistics.median(speeds[family, ours]),
+                    "published_precision": published,
+                    "published_examples_per_second": statistics.median(speeds["published", published]),
+                    "ratio": statistics.median(by_round),
+                    "lowest_ratio": min(by_round),
+                    "highest_ratio": max(by_round),
+                }
+            )
     return {
         "batch_size": batch_size,
         "rounds": rounds,
@@ -138,12 +141,19 @@ def main() -> None:
     parser.add_argument("--ours-steps", type=int, default=8, help="batches of ours in a round")
     parser.add_argument("--published-steps", type=int, default=1, help="batches of the published model in a round")
     parser.add_argument("--json", help="write the figures to this file too")
+    parser.add_argument("--families", type=lambda text: text.split(","), default=list(models.FAMILIES))
     options = parser.parse_args()
-    result = measure(options.rounds, options.batch_size, options.ours_steps, options.published_steps)
-    print("ours             examples/s   published        examples/s   ratio (lowest-highest of the rounds)")
+    result = measure(options.families, options.rounds, options.batch_size, options.ours_steps, options.published_steps)
+    print(
+        f"{'family':16} {'precision':15} {'examples/s':>10}   "
+        f"{'published':15} {'examples/s':>10}   ratio (lowest-highest of the rounds)"
+    )
     for row in result["comparisons"]:
-        cells = [f"{row[k]['precision']:16} {row[k]['examples_per_second']:10.1f}" for k in ("ours", "published")]
-        print(f"{cells[0]}   {cells[1]}   {row['ratio']:5.1f} ({row['lowest_ratio']:.1f}-{row['highest_ratio']:.1f})")
+        print(
+            f"{row['family']:16} {row['precision']:15} {row['examples_per_second']:10.1f}   "
+            f"{row['published_precision']:15} {row['published_examples_per_second']:10.1f}   "
+            f"{row['ratio']:5.1f} ({row['lowest_ratio']:.1f}-{row['highest_ratio']:.1f})"
+        )
     if options.json:
         files.write_json(options.json, result)
 

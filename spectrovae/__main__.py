@@ -1,4 +1,4 @@
-"""``python -m spectrovae``: the command line."""
+"""``python -m spectrovae``: the command ``spectrovae``."""
 
 import sys
 

@@ -312,7 +312,7 @@ def test_sigma_in_training_is_the_best_of_the_batch_and_its_running_mean_is_kept
 
 
 def test_gaussian_likelihood_recomputed():
-    model, features = make("vae", (7, 5, 2), likelihood="gaussian"), noise(6, 7, 5, 2)
+    model, features = make("vae", (7, 5, 2), likelihood="gaussian", linear="learned"), noise(6, 7, 5, 2)
     latent = model.encoder(features)
     mean, log_variance = keras.Model(model.decoder.input, model.decoder.get_layer("likelihood").output)(latent)
     np.testing.assert_allclose(mean, model.decoder(latent), atol=1e-6)

@@ -171,11 +171,11 @@ def hidden_of(inputs, options: Trainer):
         return keras.layers.Flatten(name="cells")(inputs)
     if options.network == "dense":
         x = keras.layers.Flatten(name="flatten")(inputs)
-        return keras.layers.Dense(options.hidden, activation="relu", name="hidden")(x)
+        return keras.layers.Dense(options.hidden, activation="leaky_relu", name="hidden")(x)
     x = base.pad_to_multiple(inputs, options.feature_shape, options.strides)
     for index, (width, stride) in enumerate(zip(options.widths, options.strides)):
         kernel = [max(3, 2 * s - 1) for s in stride]
-        x = keras.layers.Conv2D(width, kernel, stride, padding="same", activation="relu", name=f"down_{index}")(x)
+        x = keras.layers.Conv2D(width, kernel, stride, padding="same", activation="leaky_relu", name=f"down_{index}")(x)
     if options.head == "pool":
         return keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.layers.Flatten(name="flatten")(x)
@@ -192,7 +192,7 @@ def build_decoder(options: Trainer, output: str = "features") -> keras.Model:
     inputs = keras.Input((options.latent_dim,), name="latent")
     x = inputs
     if options.network == "dense":
-        x = keras.layers.Dense(options.hidden, activation="relu", name="hidden")(x)
+        x = keras.layers.Dense(options.hidden, activation="leaky_relu", name="hidden")(x)
     elif options.network == "convolutional":
         x = _to_half_way(x, options)
 
@@ -223,11 +223,11 @@ def _to_half_way(x, options: Trainer):
     """Latent -> the feature maps from which the last layer makes full resolution."""
     widths, strides = options.widths, options.strides
     height, width = base.reduced_shape(options.feature_shape, strides)
-    x = keras.layers.Dense(height * width * widths[-1], activation="relu", name="project")(x)
+    x = keras.layers.Dense(height * width * widths[-1], activation="leaky_relu", name="project")(x)
     x = keras.layers.Reshape((height, width, widths[-1]), name="unflatten")(x)
     for index in reversed(range(1, len(widths))):
         filters = widths[index - 1] * math.prod(strides[index])
-        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"up_{index}")(x)
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="leaky_relu", name=f"up_{index}")(x)
         x = layers.PixelShuffle(strides[index], name=f"shuffle_{index}")(x)
     return x
 

@@ -1,8 +1,8 @@
 """Variational autoencoder with a vector latent (Kingma and Welling, 2014), calibrated (Rybkin et al., 2021).
 
 The encoders and decoders, and the presets, are those of :mod:`spectrovae.models.networks`. The linear path beside the
-convolutions alone would be probabilistic PCA (Tipping and Bishop, 1999; Lucas et al., 2019): it learns the principal
-subspace in a few epochs, and the convolutions what is not linear.
+convolutions alone would be probabilistic PCA (Tipping and Bishop, 1999; Lucas et al., 2019): training starts there, and
+the convolutions learn what is not linear.
 """
 
 import math
@@ -60,6 +60,9 @@ class VAE(networks.Trainer):
             it was.
         free_bits: nats of each dimension that are not penalised, in training (Kingma et al., 2016); 0.05 to 0.1 keeps
             dimensions alive.
+        linear: the linear path beside the convolutions. ``"principal"``, the default: call :meth:`initialise` with the
+            training features before training, as ``spectrovae.training`` does. ``"learned"``, the only one under
+            ``"bernoulli"``, whose features are no sum of logits.
         **options: those of :class:`spectrovae.models.networks.Trainer`.
 
     Metrics: ``reconstruction`` (nats per example; of the published losses the weighted error), ``kl`` (nats per
@@ -80,9 +83,11 @@ class VAE(networks.Trainer):
         warmup: str = "linear",
         warmup_steps: int = 0,
         free_bits: float = 0.0,
+        linear: str | None = None,
         **options,
     ):
-        super().__init__(feature_shape, latent_dim, **options)
+        linear = linear or ("learned" if likelihood == "bernoulli" else "principal")
+        super().__init__(feature_shape, latent_dim, linear=linear, **options)
         for name, value, choices in (("likelihood", likelihood, LIKELIHOODS), ("warmup", warmup, WARMUPS)):
             if value not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, received {value!r}")
