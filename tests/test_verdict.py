@@ -236,7 +236,7 @@ def test_the_threshold_of_the_collapse_law(model, sigma_squared):
 
 @pytest.fixture
 def trainer():
-    model = VAE((64, 16, 1), preset="tiny")
+    model = VAE((64, 16, 1), preset="tiny", linear="learned")
     model.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
     return model
