@@ -13,7 +13,7 @@ from typing import Any
 
 import spectrovae
 from spectrovae import commands
-from spectrovae.errors import InputError, ParityError
+from spectrovae.errors import InputError, ParityError, ServerError
 
 FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet"  # models.FAMILIES, known without importing Keras
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result, text = options.run(options)
-    except (InputError, ParityError) as error:
+    except (InputError, ParityError, ServerError) as error:
         print(f"spectrovae: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
@@ -238,6 +238,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", help="of the served model; the bundle's by default")
     sub.add_argument("--version", type=_positive, help="the next free one by default")
     sub.add_argument("--force", action="store_true", help="replace an existing version")
+
+    sub = command("call", commands.call)
+    sub.add_argument("url", metavar="URL", help="http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, /versions/N")
+    sub.add_argument("files", nargs="*", metavar="FILE", help="recordings at any rate; none to see what the model is")
+    sub.add_argument("--out", help="folder for the wav files")
+    sub.add_argument("--timeout", type=float, default=60.0, help="seconds that one request may take (60)")
+    sub.add_argument("--retries", type=int, default=4, help="where there is no answer, or the server is busy (4)")
+    sub.add_argument("--chunk", type=float, default=20.0, help="seconds of sound in one request (20)")
+    sub.add_argument("--force", action="store_true", help="replace existing files")
     return parser
 
 

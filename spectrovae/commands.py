@@ -5,6 +5,7 @@ imported where they are used, so that ``spectrovae --help`` is quick.
 """
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -268,6 +269,27 @@ def export(options) -> tuple[dict, str]:
     parity = serving.read_export(result)["parity"]
     text = ", ".join(f"{name} {figures['db']:.0f} dB" for name, figures in parity.items())
     return {"path": str(result), "parity": parity}, f"{result}\nlargest difference from the Keras model: {text}"
+
+
+def call(options) -> tuple[dict, str]:
+    """Send audio files through a served model; without files, print what the model says of itself."""
+    import numpy as np
+
+    from spectrovae import audio
+    from spectrovae.serving.client import Client
+
+    if options.files and options.out is None:
+        raise InputError("call needs --out FOLDER for the sounds that come back")
+    with Client(options.url, timeout=options.timeout, retries=options.retries, chunk=options.chunk) as client:
+        if not options.files:
+            return client.description, json.dumps(client.description, indent=2)
+        written = []
+        for file in options.files:
+            out = _free(Path(options.out) / f"{Path(file).stem}.wav", options.force)
+            sound = np.concatenate(list(client.stream(audio.stream(file, client.sample_rate))))
+            audio.write(out, _unclipped(sound, out), client.sample_rate)
+            written.append(str(out))
+    return {"files": written}, "\n".join(written)
 
 
 def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tuple[dict, str]:

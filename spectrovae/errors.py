@@ -1,4 +1,4 @@
-"""The error a user can mend, and the one of a result that fails its own check."""
+"""The error a user can mend, and those of a result that fails its own check and of a server that does not answer."""
 
 
 class InputError(ValueError):
@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class ParityError(RuntimeError):
     """An exported model that cannot be loaded, or that differs from the Keras model. The command line exits with 1."""
+
+
+class ServerError(RuntimeError):
+    """A server that cannot be reached, or that refuses a request. The command line exits with 1."""

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "spectrovae"
 
 FLOORS = [
-    {"errors", "files", "audio", "pca", "dsp", "plots"},
+    {"errors", "files", "audio", "overlap", "pca", "dsp", "plots"},
     {"data", "representations", "layers", "losses", "quantisers"},
     {"models"},
     {"bundle", "codec"},

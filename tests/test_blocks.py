@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectrovae import audio
+from spectrovae import audio, overlap
 from spectrovae.errors import InputError
 from spectrovae.representations import MDCT, LogMel, LogSTFT, MagnitudePhase, Spectrum, blocks
 
@@ -132,17 +132,17 @@ def test_bad_pieces_are_refused():
 
 def test_a_cross_fade_keeps_the_level_and_mends_the_sign():
     random = np.random.default_rng(0)
-    step, overlap, fade = 6000, 3000, 512
-    unlike = [random.standard_normal(step + overlap).astype(np.float32) for _ in range(5)]
-    joined = np.concatenate(list(blocks._joined(iter(unlike), step, fade)))
-    assert len(joined) == 5 * step + overlap
+    step, shared, fade = 6000, 3000, 512
+    unlike = [random.standard_normal(step + shared).astype(np.float32) for _ in range(5)]
+    joined = np.concatenate(list(overlap.joined(iter(unlike), step, fade)))
+    assert len(joined) == 5 * step + shared
     windows = np.lib.stride_tricks.sliding_window_view(joined, fade)[::64]
     levels = 10 * np.log10(np.square(windows).mean(axis=1))
     assert levels.min() > -1.2  # a plain fade of unlike noises dips by 3 dB in its middle, 1.2 over all of it
 
-    whole = random.standard_normal(4 * step + overlap).astype(np.float32)
-    flipped = [(-1) ** i * whole[i * step : (i + 1) * step + overlap] for i in range(4)]
-    np.testing.assert_allclose(np.concatenate(list(blocks._joined(iter(flipped), step, fade))), whole, atol=1e-5)
+    whole = random.standard_normal(4 * step + shared).astype(np.float32)
+    flipped = [(-1) ** i * whole[i * step : (i + 1) * step + shared] for i in range(4)]
+    np.testing.assert_allclose(np.concatenate(list(overlap.joined(iter(flipped), step, fade))), whole, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -156,12 +156,12 @@ def test_searched_phases_meet_without_a_dip(data_folder, monkeypatch):
     whole = np.asarray(representation.inverse(features, len(waveform)))[0]
     seams = []
 
-    def cross_fade(*arguments, original=blocks._cross_fade):
+    def cross_fade(*arguments, original=overlap._cross_fade):
         seam, sign, mixed = original(*arguments)
         seams.append((seam, len(mixed)))
         return seam, sign, mixed
 
-    monkeypatch.setattr(blocks, "_cross_fade", cross_fade)
+    monkeypatch.setattr(overlap, "_cross_fade", cross_fade)
     again = np.concatenate(list(blocks.inverse(representation, [features[0]], len(waveform), block_frames=576)))
     assert not np.allclose(again, whole, atol=1e-2)
     reference, *estimates = (

@@ -6,10 +6,11 @@ representation makes of the whole file, to float32 rounding. An inverse that has
 its blocks overlap and are cross-faded, which is another result, about as good.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from spectrovae import overlap
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
 
@@ -70,7 +71,7 @@ def pieces(
         yield np.concatenate(list(_rows(waveform)), axis=1), slice(None)
         return
     before, after = context * hop, (context - 1) * hop
-    for piece, offset, last in _windows(_rows(waveform), block_frames * hop, before, after):
+    for piece, offset, last in overlap.windows(_rows(waveform), block_frames * hop, before, after):
         first = offset // hop
         yield piece, slice(first, None if last else first + block_frames)
 
@@ -109,7 +110,7 @@ def inverse(
 
     def waveforms(step, before, after):
         start = 0
-        for block, offset, last in _windows(features, step, before, after, skip):
+        for block, offset, last in overlap.windows(features, step, before, after, skip):
             rest = None if length is None or not last else length - (start - offset) * hop
             natural = rest is None or rest <= 0
             waveform = np.asarray(representation.inverse(block[None], None if natural else rest, statistics))[0]
@@ -117,15 +118,15 @@ def inverse(
             start += step
 
     if representation.keeps_phase:
-        return _fit(waveforms(block_frames, context, context), length)
-    overlap = 24 * context
-    step = max(block_frames, 2 * overlap)
-    return _fit(_joined(waveforms(step, 0, overlap), step * hop, 2 * context * hop), length)
+        return overlap.fitted(waveforms(block_frames, context, context), length)
+    shared = 24 * context
+    step = max(block_frames, 2 * shared)
+    return overlap.fitted(overlap.joined(waveforms(step, 0, shared), step * hop, 2 * context * hop), length)
 
 
 def evenly(waveform: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]:
     """A waveform's pieces (samples,), of any sizes, in pieces of one size, the last one perhaps longer."""
-    for window, _, _ in _windows(_rows(waveform), samples, 0, 0):
+    for window, _, _ in overlap.windows(_rows(waveform), samples, 0, 0):
         yield window[0]
 
 
@@ -134,78 +135,3 @@ def _rows(waveform: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         if np.ndim(piece) != 1:
             raise InputError(f"pieces of a waveform must be shaped (samples,), received {np.shape(piece)}")
         yield np.asarray(piece)[None]
-
-
-def _windows(
-    values: Iterable[np.ndarray], step: int, before: int, after: int, skip: Callable = lambda block, n: block[:, n:]
-) -> Iterator[tuple[np.ndarray, int, bool]]:
-    """Cut a stream along axis 1 into windows of ``step`` with ``before`` and ``after`` of their neighbours.
-
-    Yields:
-        The window, where in it the step begins, and whether it is the last, which takes all that is left.
-    """
-    if step < 1:
-        raise InputError(f"block_frames must be at least 1, received {step}")
-    parts: list[np.ndarray] = []
-    waiting, offset = 0, 0
-    for part in values:
-        parts.append(part)
-        waiting += part.shape[1]
-        while waiting > offset + step + after:
-            whole = np.concatenate(parts, axis=1)
-            yield whole[:, : offset + step + after], offset, False
-            dropped = max(0, offset + step - before)
-            parts, waiting, offset = [skip(whole, dropped)], waiting - dropped, offset + step - dropped
-    if not waiting:
-        raise InputError("there is nothing to transform: no samples and no frames came")
-    yield np.concatenate(parts, axis=1), offset, True
-
-
-def _joined(waveforms: Iterator[np.ndarray], step: int, fade: int) -> Iterator[np.ndarray]:
-    """Cross-fade waveforms that begin ``step`` samples apart and overlap."""
-    pending, start = next(waveforms), 0  # what is pending begins ``start`` samples into its step
-    for following in waveforms:
-        head, tail = np.split(pending, [step - start])
-        shared = min(len(tail), len(following))
-        seam, sign, mixed = _cross_fade(tail[:shared], following[:shared], min(fade, shared))
-        yield head
-        yield tail[:seam]
-        pending, start = np.concatenate([mixed, sign * following[seam + len(mixed) :]]), seam
-    yield pending
-
-
-def _cross_fade(old: np.ndarray, new: np.ndarray, fade: int) -> tuple[int, float, np.ndarray]:
-    """Where to pass from one waveform to the other, with which sign of the new one, and the ``fade`` samples between.
-
-    A search for phases may end with either sign. The middle half of the waveforms is searched for the place where they
-    differ least: their ends were searched without the neighbours on one side.
-    """
-
-    def sums(values):
-        total = np.cumsum(np.concatenate([[0.0], values]))
-        return total[fade:] - total[:-fade]
-
-    common, energy = sums(np.float64(old) * new), (sums(np.float64(old) ** 2), sums(np.float64(new) ** 2))
-    different = energy[0] + energy[1] - 2.0 * np.abs(common)
-    places = len(different)
-    seam = places // 4 + int(np.argmin(different[places // 4 : places - places // 4]))
-    sign = -1.0 if common[seam] < 0.0 else 1.0
-    likeness = min(1.0, abs(common[seam]) / np.sqrt(energy[0][seam] * energy[1][seam] + 1e-30))
-    rise = np.sin(0.5 * np.pi * (np.arange(fade) + 0.5) / fade) ** 2
-    fall = 1.0 - rise
-    # Unlike waveforms add up in power only, and the sum would dip.
-    level = np.sqrt(rise**2 + fall**2 + 2.0 * likeness * rise * fall)
-    here = slice(seam, seam + fade)
-    return seam, sign, ((fall * old[here] + rise * sign * new[here]) / level).astype(np.float32)
-
-
-def _fit(waveforms: Iterable[np.ndarray], length: int | None) -> Iterator[np.ndarray]:
-    """Cut off what exceeds ``length``, and put zeros where it is not reached."""
-    done = 0
-    for waveform in waveforms:
-        waveform = waveform if length is None else waveform[: length - done]
-        done += len(waveform)
-        if len(waveform):
-            yield waveform
-    if length is not None and done < length:
-        yield np.zeros(length - done, np.float32)
