@@ -23,14 +23,14 @@ representation = sv.representations.LogSTFT(recordings.sample_rate)
 peak = representation.peak_db(recordings.waveforms("train"))
 representation = sv.representations.LogSTFT(recordings.sample_rate, max_db=peak)
 
-# The weight of the KL divergence grows over the first 30 % of the training, its groups balanced.
+# The weight of the KL divergence grows over the first three epochs, its groups balanced.
 fit_options = sv.training.FitOptions(epochs=options.epochs, seed=options.seed)
-steps = options.epochs * recordings.steps("train", fit_options.batch_size)
+warmup_steps = 3 * recordings.steps("train", fit_options.batch_size)
 with sv.training.precision("auto"):
     hierarchy = sv.models.HierarchicalVAE(
         representation.feature_shape(recordings.samples),
         groups=options.groups,
-        warmup_steps=round(0.3 * steps),
+        warmup_steps=warmup_steps,
         db_per_unit=representation.db_per_unit,
         seed=options.seed,
     )

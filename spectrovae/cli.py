@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         model.add_argument("--alpha", type=float, help="reconstruction weight of the alpha likelihoods")
         model.add_argument("--beta", type=float, help="weight of the KL divergence")
         model.add_argument("--warmup", choices=("linear", "cyclical", "log"), help="how beta grows; linear by default")
-        model.add_argument("--warmup-epochs", type=float, help="epochs over which beta grows")
+        model.add_argument(
+            "--warmup-epochs", type=float, help="epochs over which beta grows; 3 of a hierarchy by default"
+        )
         model.add_argument("--free-bits", type=float, help="nats of each dimension that are not penalised, as 0.05")
         model.add_argument("--skips", type=_levels, help="unet: all, none, or levels as 0,2 (0 is full resolution)")
         model.add_argument("--skip-noise", type=float, help="unet: noise on the skips, in their standard deviations")

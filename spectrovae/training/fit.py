@@ -61,7 +61,7 @@ def fit(
     out: str | os.PathLike,
     options: FitOptions | None = None,
     *,
-    warmup_epochs: float = 0.0,
+    warmup_epochs: float | None = None,
     resume: bool = False,
     force: bool = False,
     **model_options,
@@ -70,7 +70,8 @@ def fit(
 
     Args:
         family: a name of ``spectrovae.models.FAMILIES``.
-        warmup_epochs: epochs over which the weight of the KL divergence grows from 0.
+        warmup_epochs: epochs over which the weight of the KL divergence grows from 0; by default the family's own
+            number, three for the hierarchical VAE and none for the VAE.
         **model_options: of the family's trainer, such as ``preset`` or ``latent_dim``.
 
     See :func:`train` for the others and for the errors.
@@ -78,6 +79,8 @@ def fit(
     options = options or FitOptions()
     if family not in models.FAMILIES:
         raise InputError(f"family must be one of {', '.join(models.FAMILIES)}, received {family!r}")
+    if warmup_epochs is None:
+        warmup_epochs = models.FAMILIES[family].warmup_epochs
     if warmup_epochs:
         steps = recordings.steps("train", options.batch_size)
         model_options["warmup_steps"] = round(warmup_epochs * steps)
