@@ -109,11 +109,11 @@ def test_a_mixed_folder_trains(sounds, tmp_path, capsys):
 
 def test_a_hierarchy_by_its_options(tmp_path, capsys):
     out = tmp_path / "model"
-    own = ["--groups", "2", "--latent-dim", "3", "--free-bits", "0.1", "--no-balancing", "--warmup-epochs", "1"]
+    own = ["--groups", "2", "--latent-dim", "3", "--free-bits", "0.1", "--no-balancing"]
     assert main(["fit", "hierarchical-vae", "--data", TOY, "--out", str(out), *FIT, *own]) == 0
     model = json.loads((out / "run" / "config.json").read_text())["model"]
-    found = [model[name] for name in ("groups", "latent_dim", "free_bits", "balancing")]
-    assert found == [2, 3, 0.1, False]
+    found = [model[name] for name in ("groups", "latent_dim", "free_bits", "balancing", "warmup_steps")]
+    assert found == [2, 3, 0.1, False, 3]  # a step is an epoch here
     assert main(["verify", str(out)]) == 0
     assert main(["generate", str(out), "-n", "2", "--out", str(tmp_path / "drawn")]) == 0
     refused(capsys, "fit", "vae", "--data", TOY, "--groups", 2, "--out", tmp_path / "vae", says="--groups")
