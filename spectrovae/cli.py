@@ -238,6 +238,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", help="of the served model; the bundle's by default")
     sub.add_argument("--version", type=_positive, help="the next free one by default")
     sub.add_argument("--force", action="store_true", help="replace an existing version")
+
+    sub = command("serve", commands.serve)
+    sub.description += (
+        " Runs tensorflow_model_server where it is on the path; otherwise a stand-in for development, which speaks"
+        " the same protocols. New versions are loaded as they appear; SIGTERM and Ctrl-C end it when what has come is"
+        " answered."
+    )
+    sub.add_argument("folder", metavar="DIR", help="where export wrote DIR/NAME/VERSION/; models.config is heeded")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
+    sub.add_argument("--rest-port", type=int, default=8501, help="0 for any free one, which is then printed (8501)")
+    sub.add_argument("--grpc-port", type=int, default=8500, help="0 for any free one, which is then printed (8500)")
+    sub.add_argument("--stand-in", action="store_true", help="run the stand-in though TensorFlow Serving is there")
+    sub.add_argument("--poll", type=float, default=1.0, help="seconds between two looks for new versions (1)")
+    group = sub.add_argument_group("limits")
+    group.add_argument("--max-bytes", type=_positive, default=64 << 20, help="of a request (64 MiB)")
+    group.add_argument("--read-timeout", type=float, default=10.0, help="seconds for a request's body to come (10)")
+    group.add_argument("--call-timeout", type=float, default=60.0, help="seconds for a request's result (60)")
+    group.add_argument("--threads", type=_positive, default=64, help="requests handled at the same time (64)")
+    group = sub.add_argument_group("batching", "requests of equal shape that come together are computed together")
+    group.add_argument("--batching", action=argparse.BooleanOptionalAction, default=True)
+    group.add_argument("--max-batch", type=_positive, default=32, help="waveforms computed together at most (32)")
+    group.add_argument(
+        "--batch-timeout", type=float, default=0.0, help="seconds that a waveform waits for others when idle (0)"
+    )
+    group.add_argument("--batch-threads", type=_positive, default=os.cpu_count(), help="batches at a time (the cores)")
     return parser
 
 
