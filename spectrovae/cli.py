@@ -240,8 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="replace an existing version")
 
     sub = command("serve", commands.serve)
-    sub.description += (
-        " Runs tensorflow_model_server where it is on the path; otherwise a stand-in for development, which speaks"
+    sub.epilog = (
+        "Runs tensorflow_model_server where it is on the path; otherwise a stand-in for development, which speaks"
         " the same protocols. New versions are loaded as they appear; SIGTERM and Ctrl-C end it when what has come is"
         " answered."
     )

@@ -78,7 +78,16 @@ class Server:
     """
 
     def __init__(self, folder: Path, *options: str):
-        command = [sys.executable, "-m", "spectrovae", "serve", str(folder), "--stand-in", "--rest-port=0", "--grpc-port=0"]
+        command = [
+            sys.executable,
+            "-m",
+            "spectrovae",
+            "serve",
+            str(folder),
+            "--stand-in",
+            "--rest-port=0",
+            "--grpc-port=0",
+        ]
         self.process = subprocess.Popen(
             [*command, *options], env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,4 +1,4 @@
-"""``spectrovae serve``: TensorFlow Serving where it is installed, else a stand-in for development that speaks its protocol.
+"""``spectrovae serve``: TensorFlow Serving where it is installed, else a stand-in that speaks its protocols.
 
     launch     which of the two runs
     stand_in   the process: starts, reloads, shuts down

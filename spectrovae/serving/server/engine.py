@@ -1,4 +1,4 @@
-"""Calls in a bounded pool of threads: TensorFlow computes without Python's lock, and the event loop never waits for it."""
+"""Calls in a bounded pool of threads: TensorFlow computes without Python's lock, and the event loop never waits."""
 
 import asyncio
 import functools

@@ -32,6 +32,6 @@ def invalid(message: str) -> RequestError:
 
 
 def from_tensorflow(error: tf.errors.OpError) -> RequestError:
-    """What went wrong while a model ran, without the trace of its graph."""
-    lines = [line for line in str(error.message).splitlines() if line.strip()]
-    return RequestError(_CODES.get(error.error_code, "INTERNAL"), lines[0] if lines else type(error).__name__)
+    """What went wrong while a model ran, without the places of its graph that TensorFlow names before and after."""
+    lines = [line for line in str(error.message).splitlines() if line.strip() and "[[{{node" not in line]
+    return RequestError(_CODES.get(error.error_code, "INTERNAL"), lines[-1] if lines else type(error).__name__)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 from spectrovae.errors import InputError
 from spectrovae.serving.server import config
@@ -26,7 +27,7 @@ class Version:
     state: str = "START"
     code: str = "OK"
     message: str = ""
-    servable: Servable | None = None
+    servable: Any = None  # a Servable from AVAILABLE to the end of UNLOADING
     users: int = 0
     stamp: tuple = ()
 
@@ -117,7 +118,7 @@ class Manager:
         """Load what has appeared, then unload what is not to be served any more."""
         loop = asyncio.get_running_loop()
         self._models = await loop.run_in_executor(self._executor, config.models, self._folder)
-        for name in {*self._models, *self._versions}:
+        for name in sorted({*self._models, *self._versions}):
             model = self._models.get(name)
             paths = await loop.run_in_executor(self._executor, model.versions) if model else {}
             known = self._versions.setdefault(name, {})

@@ -65,15 +65,15 @@ class Rest:
             if match["verb"] != "predict":
                 raise RequestError("UNIMPLEMENTED", f"this stand-in answers :predict, not :{match['verb']}")
             body = await self._read(request)
-            return await self._engine.call(
-                _wanted(match), functools.partial(_predict, body)
-            )
+            return await self._engine.call(_wanted(match), functools.partial(_predict, body))
         if match := _LOOK.fullmatch(path):
             if request.method not in ("GET", "HEAD"):
                 raise RequestError("INVALID_ARGUMENT", f"expected GET {path}, received {request.method}", 405)
             if match["metadata"]:
                 return await self._engine.call(_wanted(match), _metadata)
-            return _dumps({"model_version_status": [_status(each) for each in self._engine.manager.versions(_wanted(match))]})
+            return _dumps(
+                {"model_version_status": [_status(each) for each in self._engine.manager.versions(_wanted(match))]}
+            )
         raise RequestError(
             "NOT_FOUND",
             f"Malformed request: {request.method} {path}; expected /v1/models/NAME, with /versions/N or /labels/L, "
@@ -91,6 +91,8 @@ class Rest:
             ) from None
         except web.HTTPRequestEntityTooLarge:
             raise self._too_large("more") from None
+        except ConnectionError:
+            raise RequestError("CANCELLED", "the client has gone before the end of its request") from None
         except web.RequestPayloadError as error:
             raise invalid(f"the body is broken: {error}") from error
 
@@ -109,7 +111,8 @@ class Rest:
             self._check_length(request)
         except RequestError as error:
             return _refusal(error)
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
 
 

@@ -28,15 +28,15 @@ class Signature:
         self.outputs = sorted(function.structured_outputs)
         self._names = sorted(self.inputs)
         self._function = function
-        self._batching = batching
         self._queues = queues
         every = [*self.inputs.values(), *function.structured_outputs.values()]
-        if batching and self.inputs and all(spec.shape.rank and spec.shape[0] is None for spec in every):
+        # Only what has a batch axis everywhere can be joined and taken apart again.
+        joinable = self.inputs and all(spec.shape.rank and spec.shape[0] is None for spec in every)
+        self._batching = batching if joinable else None
+        if self._batching:
             self._joined = tf.function(self._in_order, autograph=False).get_concrete_function(
                 *(self.inputs[name] for name in self._names)
             )
-        else:
-            self._joined = None
 
     def __call__(self, arrays: tensors.Arrays) -> tensors.Arrays:
         """Compute checked arrays.
@@ -52,9 +52,12 @@ class Signature:
         return dict(zip(self.outputs, (output.numpy() for output in outputs)))
 
     def _run(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-        rows = {tensor.shape[0] if tensor.shape.rank else None for tensor in inputs}
         # What fills a batch by itself has nothing to gain, and inputs of different batches cannot be joined.
-        if self._joined is not None and len(rows) == 1 and max(rows) < self._batching.max_batch:
+        if (
+            self._batching
+            and len({len(tensor) for tensor in inputs}) == 1
+            and len(inputs[0]) < self._batching.max_batch
+        ):
             key = (self, *(tuple(tensor.shape[1:]) for tensor in inputs))
             with self._queues.lend(key) as queue:
                 if queue is not None:
@@ -137,4 +140,3 @@ def _definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     graph = next(graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags)
     return dict(graph.signature_def)
-

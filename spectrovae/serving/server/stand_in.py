@@ -49,7 +49,13 @@ async def run(options: Options) -> dict:
             ports = await _listen(rest, grpc_server, options)
             await health.set("", rpc.SERVING)
             watching = asyncio.ensure_future(manager.watch())
-            log.info("ready: REST at http://%s:%d/v1/models/NAME, gRPC at %s:%d", options.host, ports[0], options.host, ports[1])
+            log.info(
+                "ready: REST at http://%s:%d/v1/models/NAME, gRPC at %s:%d",
+                options.host,
+                ports[0],
+                options.host,
+                ports[1],
+            )
             await ended.wait()
             log.info("stopping: %d requests are being answered", engine.busy)
             watching.cancel()
@@ -70,7 +76,9 @@ async def _listen(rest: web.AppRunner, grpc_server, options: Options) -> tuple[i
         site = web.TCPSite(rest, options.host, options.rest_port)
         await site.start()
     except OSError as error:
-        raise InputError(f"cannot listen at {options.host}:{options.rest_port} (--rest-port): {error.strerror}") from error
+        raise InputError(
+            f"cannot listen at {options.host}:{options.rest_port} (--rest-port): {error.strerror}"
+        ) from error
     try:
         grpc_port = grpc_server.add_insecure_port(f"{options.host}:{options.grpc_port}")
     except RuntimeError as error:

@@ -56,7 +56,9 @@ def from_document(document: dict, specs: Specs) -> tuple[Arrays, bool]:
     """
     rows = "instances" in document
     if rows == ("inputs" in document):
-        raise invalid("expected one of 'instances' (rows) and 'inputs' (columns), received " + ("both", "neither")[rows])
+        raise invalid(
+            "expected one of 'instances' (rows) and 'inputs' (columns), received " + ("neither", "both")[rows]
+        )
     if not specs:
         raise invalid("TensorFlow Serving's REST calls no signature without inputs; call it by gRPC")
     value = document["instances" if rows else "inputs"]
