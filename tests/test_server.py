@@ -589,7 +589,7 @@ def test_runs_tensorflow_serving_where_it_is_installed(folder, tmp_path):
         shutil.copy(written, copy / "models.config")
         bases = {name: model.base for name, model in config.models(copy).items()}
         assert bases == {name: folder / name for name in ("moving", "tiny", "vae")}
-        assert "max_batch_size { value: 32 }" in Path(given["--batching_parameters_file"]).read_text()
+        assert "max_batch_size { value: 8 }" in Path(given["--batching_parameters_file"]).read_text()
         assert "--enable_batching" in given
         assert "running" in finished.stderr
     finally:

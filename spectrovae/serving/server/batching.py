@@ -29,7 +29,7 @@ class Batching:
         threads: batches that are computed at the same time.
     """
 
-    max_batch: int = 32
+    max_batch: int = 8
     timeout: float = 0.0
     threads: int = 2
 

@@ -1,7 +1,6 @@
 """Calls in a bounded pool of threads: TensorFlow computes without Python's lock, and the event loop never waits."""
 
 import asyncio
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -53,19 +52,41 @@ class Engine:
             raise RequestError("UNAVAILABLE", f"{self._pending} requests are being answered: try again later")
         version = self.manager.take(wanted)
         self._pending += 1
-        future = self._pool.submit(work, version)
-        # A call whose client gave up goes on to its end, and its version stays loaded until then.
-        done = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._ended, version)
-        future.add_done_callback(lambda _: done())
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
-        except asyncio.TimeoutError:
-            raise RequestError("DEADLINE_EXCEEDED", f"the model took longer than {self._timeout:g} s") from None
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        late = RequestError("DEADLINE_EXCEEDED", f"the model took longer than {self._timeout:g} s")
+        timer = loop.call_later(self._timeout, _settle, answer, None, late)
 
-    def _ended(self, version: Version) -> None:
+        def run() -> None:
+            result, error = None, None
+            try:
+                if not answer.done():  # given up while it waited for a thread
+                    result = work(version)
+            except BaseException as raised:
+                error = raised
+            loop.call_soon_threadsafe(self._ended, version, answer, result, error)
+
+        self._pool.submit(run)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    def _ended(self, version: Version, answer: asyncio.Future, result, error: BaseException | None) -> None:
+        # A call whose client gave up has come to its end only now, and kept its version loaded until now.
         self._pending -= 1
         self.manager.give_back(version)
+        _settle(answer, result, error)
 
     def close(self) -> None:
         """Take no more calls; those that run go on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _settle(answer: asyncio.Future, result, error: BaseException | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)

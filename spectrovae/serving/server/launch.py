@@ -65,6 +65,7 @@ def command(binary: str, options: Options) -> list[str]:
     arguments = [
         binary, f"--port={options.grpc_port}", f"--rest_api_port={options.rest_port}", f"--model_config_file={file}",
         f"--rest_api_timeout_in_ms={round(1e3 * options.call_timeout)}",
+        f"--tensorflow_intra_op_parallelism={options.op_threads}",
         f"--file_system_poll_wait_seconds={max(1, round(options.poll))}",
     ]  # fmt: skip
     if options.batching:

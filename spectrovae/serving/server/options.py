@@ -23,6 +23,8 @@ class Options:
         max_batch: waveforms that are computed together at most.
         batch_timeout: seconds that a waveform waits for others though there is a thread free to compute it.
         batch_threads: batches that are computed at the same time.
+        op_threads: cores that one operation of a model may use. Its many small operations lose more by being divided
+            than they gain; several cores are used by several batches.
         threads: requests that are handled at the same time; as many more may wait for one of them to end.
 
     Raises:
@@ -38,9 +40,10 @@ class Options:
     call_timeout: float = 60.0
     poll: float = 1.0
     batching: bool = True
-    max_batch: int = 32
+    max_batch: int = 8
     batch_timeout: float = 0.0
     batch_threads: int = os.cpu_count() or 1
+    op_threads: int = 1
     threads: int = 64
 
     def __post_init__(self):
@@ -50,7 +53,10 @@ class Options:
         for name in ("rest_port", "grpc_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise InputError(f"{name} must be 0 (any free one) to 65535, received {getattr(self, name)}")
-        for name in ("max_bytes", "read_timeout", "call_timeout", "poll", "max_batch", "batch_threads", "threads"):
+        positive = (
+            "max_bytes", "read_timeout", "call_timeout", "poll", "max_batch", "batch_threads", "op_threads", "threads",
+        )  # fmt: skip
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, received {getattr(self, name)}")
         if self.batch_timeout < 0:

@@ -7,6 +7,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import tensorflow as tf
 from aiohttp import web
 
 from spectrovae.errors import InputError
@@ -31,6 +32,7 @@ async def run(options: Options) -> dict:
         InputError: no model that can be loaded, or a port that is taken.
     """
     ended = _end_signal()
+    tf.config.threading.set_intra_op_parallelism_threads(options.op_threads)
     batching = Batching(options.max_batch, options.batch_timeout, options.batch_threads) if options.batching else None
     load = functools.partial(Servable, batching=batching, queues=Queues(), max_bytes=options.max_bytes)
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
