@@ -73,8 +73,9 @@ class Server:
     """The stand-in in a process of its own; ready when constructed."""
 
     def __init__(self, folder: Path, *options: str):
+        ports = ("--rest-port=0", "--grpc-port=0")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "spectrovae", "serve", folder, "--stand-in", "--rest-port=0", "--grpc-port=0", *options],
+            [sys.executable, "-m", "spectrovae", "serve", folder, "--stand-in", *ports, *options],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         for line in self.process.stderr:
