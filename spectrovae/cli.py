@@ -257,8 +257,12 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--call-timeout", type=float, default=60.0, help="seconds for a request's result (60)")
     group.add_argument("--threads", type=_positive, default=64, help="requests handled at the same time (64)")
     group.add_argument("--op-threads", type=_positive, default=1, help="cores that one operation may use (1)")
-    group = sub.add_argument_group("batching", "requests of equal shape that come together are computed together")
-    group.add_argument("--batching", action=argparse.BooleanOptionalAction, default=True)
+    group = sub.add_argument_group(
+        "batching",
+        "Requests of equal shape that come together are computed together: by default in the stand-in. TensorFlow"
+        " Serving does it if asked, and fails requests of unequal length that meet.",
+    )
+    group.add_argument("--batching", action=argparse.BooleanOptionalAction)
     group.add_argument("--max-batch", type=_positive, default=8, help="waveforms computed together at most (8)")
     group.add_argument(
         "--batch-timeout", type=float, default=0.0, help="seconds that a waveform waits for others when idle (0)"

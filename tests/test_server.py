@@ -454,6 +454,11 @@ def test_queues_go_to_one_key_at_a_time_and_are_not_more_than_counted():
         assert c == b  # the one not in use
     with queues.lend("c") as kept:
         assert kept == c
+    queues = Queues(2, alone=1)
+    with queues.lend("a") as first, queues.lend("a") as second:
+        assert (first is None, second is None) == (True, False)
+    with queues.lend("a") as first:
+        assert first is None
 
 
 # --- versions
@@ -539,6 +544,11 @@ def test_models_config_says_names_versions_and_labels(tmp_path):
             assert held.take(manager.Wanted("a")).number == 3
             assert held.take(manager.Wanted("a", label="stable")).number == 1
             assert [each.number for each in held.versions(manager.Wanted("a", label="canary"))] == [3]
+            # What is written for TensorFlow Serving says the same.
+            copy = tmp_path / "copy"
+            copy.mkdir()
+            (copy / "models.config").write_text(config.as_text(config.models(tmp_path)))
+            assert config.models(copy) == config.models(tmp_path)
             with pytest.raises(RequestError, match="label: none; labels of a: canary, stable"):
                 held.take(manager.Wanted("a", label="none"))
 
@@ -576,7 +586,7 @@ def test_runs_tensorflow_serving_where_it_is_installed(folder, tmp_path):
     program.write_text('#!/bin/sh\nfor argument; do echo "$argument"; done\n')
     program.chmod(0o755)
     finished = subprocess.run(
-        [sys.executable, "-m", "spectrovae", "serve", str(folder), "--rest-port=1234", "--call-timeout=5"],
+        [sys.executable, "-m", "spectrovae", "serve", folder, "--rest-port=1234", "--call-timeout=5", "--batching"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{program.parent}:{os.environ['PATH']}"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip

@@ -44,29 +44,44 @@ class Batching:
 
 
 class Queues:
-    """Names of queues, each lent to one key at a time; what is not in use goes to the next key, the oldest first."""
+    """Names of queues, each lent to one key at a time; what is not in use goes to the next key, the oldest first.
 
-    def __init__(self, count: int = QUEUES):
+    Args:
+        count: of queues.
+        alone: calls that may run at the same time without a queue, each on a core of its own.
+    """
+
+    def __init__(self, count: int = QUEUES, alone: int = 0):
         self._free = [f"queue-{index}" for index in range(count)]
         self._lent: OrderedDict[Hashable, list] = OrderedDict()  # key: [name, users]
+        self._alone = alone
+        self._users = 0
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def lend(self, key: Hashable) -> Iterator[str | None]:
-        """The name of the queue of ``key``; None where all are in use by other keys."""
+        """The name of the queue of ``key``; None where there is nobody to wait for, or no queue left."""
         with self._lock:
-            entry = self._lent.get(key)
-            if entry is None and (name := self._take()) is not None:
-                entry = self._lent[key] = [name, 0]
+            entry = self._entry(key) if self._users >= self._alone else None
+            self._users += 1
             if entry is not None:
                 entry[1] += 1
-                self._lent.move_to_end(key)
         try:
             yield entry[0] if entry else None
         finally:
-            if entry is not None:
-                with self._lock:
+            with self._lock:
+                self._users -= 1
+                if entry is not None:
                     entry[1] -= 1
+
+    def _entry(self, key: Hashable) -> list | None:
+        if key not in self._lent:
+            name = self._take()
+            if name is None:
+                return None
+            self._lent[key] = [name, 0]
+        self._lent.move_to_end(key)
+        return self._lent[key]
 
     def _take(self) -> str | None:
         if self._free:

@@ -72,12 +72,21 @@ def check(folder: Path) -> None:
 
 def as_text(served: dict[str, Model]) -> str:
     """A ``models.config`` for tensorflow_model_server."""
-    entries = (
-        f"  config {{ name: {json.dumps(model.name)} base_path: {json.dumps(str(model.base.resolve()))} "
-        'model_platform: "tensorflow" }\n'
-        for model in served.values()
+    return "model_config_list {\n" + "".join(map(_entry, served.values())) + "}\n"
+
+
+def _entry(model: Model) -> str:
+    if model.specific:
+        policy = "specific { " + "".join(f"versions: {number} " for number in model.specific) + "}"
+    else:
+        policy = f"latest {{ num_versions: {model.newest} }}" if model.newest else "all {}"
+    labels = "".join(
+        f"    version_labels {{ key: {json.dumps(label)} value: {number} }}\n" for label, number in model.labels
     )
-    return f"model_config_list {{\n{''.join(entries)}}}\n"
+    return (
+        f"  config {{\n    name: {json.dumps(model.name)}\n    base_path: {json.dumps(str(model.base.resolve()))}\n"
+        f'    model_platform: "tensorflow"\n    model_version_policy {{ {policy} }}\n{labels}  }}\n'
+    )
 
 
 def _configured(folder: Path, file: Path) -> dict[str, Model]:

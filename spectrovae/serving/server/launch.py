@@ -40,9 +40,7 @@ def serve(options: Options, *, stand_in: bool = False) -> dict:
     binary = None if stand_in else shutil.which(BINARY)
     if binary:
         os.execv(binary, command(binary, options))
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise InputError(f"serve needs {', '.join(missing)}: pip install 'spectrovae[serve]'")
+    _require(NEEDED)
     log.info(
         "no %s %s: this is a stand-in for development. It speaks TensorFlow Serving's protocols; for production run "
         "the image tensorflow/serving",
@@ -58,10 +56,13 @@ def serve(options: Options, *, stand_in: bool = False) -> dict:
 
 def command(binary: str, options: Options) -> list[str]:
     """The command line of TensorFlow Serving."""
-    file = options.folder / config.CONFIG
-    if not file.exists():
-        config.check(options.folder)
-        file = _written(config.as_text(config.models(options.folder)), "models")
+    if 0 in (options.grpc_port, options.rest_port):
+        raise InputError(f"{BINARY} cannot choose a port: give --rest-port and --grpc-port")
+    if (options.folder / config.CONFIG).exists():
+        _require({"tensorflow_serving": NEEDED["tensorflow_serving"]})  # reads it
+    config.check(options.folder)
+    # Written anew, as a models.config for containers names folders that are not here.
+    file = _written(config.as_text(config.models(options.folder)), "models")
     arguments = [
         binary, f"--port={options.grpc_port}", f"--rest_api_port={options.rest_port}", f"--model_config_file={file}",
         f"--rest_api_timeout_in_ms={round(1e3 * options.call_timeout)}",
@@ -75,10 +76,17 @@ def command(binary: str, options: Options) -> list[str]:
             f"num_batch_threads {{ value: {options.batch_threads} }}\nmax_enqueued_batches {{ value: 1000 }}\n"
         )
         arguments += ["--enable_batching", f"--batching_parameters_file={_written(text, 'batching')}"]
-    if 0 in (options.grpc_port, options.rest_port):
-        raise InputError(f"{BINARY} cannot choose a port: give --rest-port and --grpc-port")
+    monitoring = options.folder / "monitoring.config"
+    if monitoring.exists():
+        arguments.append(f"--monitoring_config_file={monitoring}")
     log.info("running %s, which listens on all interfaces whatever --host says", " ".join(arguments))
     return arguments
+
+
+def _require(packages: dict[str, str]) -> None:
+    missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise InputError(f"serve needs {', '.join(missing)}: pip install 'spectrovae[serve]'")
 
 
 def _written(text: str, stem: str) -> Path:

@@ -19,7 +19,8 @@ class Options:
         read_timeout: seconds that a client has to send the body of a request.
         call_timeout: seconds that a request may take once it is read, waiting included.
         poll: seconds between two looks at the folder.
-        batching: whether requests that come together are computed together.
+        batching: whether requests that come together are computed together. By default the stand-in does so, for equal
+            shapes, and TensorFlow Serving does not: it fails requests of unequal length that meet in a batch.
         max_batch: waveforms that are computed together at most.
         batch_timeout: seconds that a waveform waits for others though there is a thread free to compute it.
         batch_threads: batches that are computed at the same time.
@@ -39,7 +40,7 @@ class Options:
     read_timeout: float = 10.0
     call_timeout: float = 60.0
     poll: float = 1.0
-    batching: bool = True
+    batching: bool | None = None
     max_batch: int = 8
     batch_timeout: float = 0.0
     batch_threads: int = os.cpu_count() or 1

@@ -33,8 +33,10 @@ async def run(options: Options) -> dict:
     """
     ended = _end_signal()
     tf.config.threading.set_intra_op_parallelism_threads(options.op_threads)
-    batching = Batching(options.max_batch, options.batch_timeout, options.batch_threads) if options.batching else None
-    load = functools.partial(Servable, batching=batching, queues=Queues(), max_bytes=options.max_bytes)
+    joined = Batching(options.max_batch, options.batch_timeout, options.batch_threads)
+    batching = None if options.batching is False else joined
+    queues = Queues(alone=options.batch_threads)
+    load = functools.partial(Servable, batching=batching, queues=queues, max_bytes=options.max_bytes)
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
         manager = Manager(options.folder, load, loader, options.poll)
         engine = Engine(manager, options.threads, options.call_timeout)
