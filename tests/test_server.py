@@ -619,9 +619,10 @@ class Ready(logging.Handler):
     def emit(self, record):
         found = re.search(r"http://127.0.0.1:(\\d+)/", record.getMessage())
         if found:
-            threading.Thread(target=ask, args=(int(found[1]),)).start()
+            asking.append(threading.Thread(target=ask, args=(int(found[1]),)))
+            asking[0].start()
 
-answers = []
+answers, asking = [], []
 
 def ask(port):
     body = json.dumps({"signature_name": "slow", "inputs": {"waveform": [[0.5]], "seconds": 1.5}}).encode()
@@ -639,6 +640,7 @@ def knock(port):
 
 logging.getLogger("spectrovae").addHandler(Ready())
 result = launch.serve(Options(sys.argv[1], rest_port=0, grpc_port=0), stand_in=True)
+asking[0].join()
 print(json.dumps([answers, result, [name for name in sys.modules if name.split(".")[0] in ("keras", "tf_keras")]]))
 """,
         folder,

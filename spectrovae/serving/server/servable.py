@@ -52,20 +52,18 @@ class Signature:
         return dict(zip(self.outputs, (output.numpy() for output in outputs)))
 
     def _run(self, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        batching = self._batching
         # What fills a batch by itself has nothing to gain, and inputs of different batches cannot be joined.
-        if (
-            self._batching
-            and len({len(tensor) for tensor in inputs}) == 1
-            and len(inputs[0]) < self._batching.max_batch
-        ):
-            key = (self, *(tuple(tensor.shape[1:]) for tensor in inputs))
-            with self._queues.lend(key) as queue:
-                if queue is not None:
-                    try:
-                        return self._batching.run(queue, self._joined, inputs)
-                    except tf.errors.OpError:
-                        pass  # whoever spoiled the batch, each now answers for itself
-        return self._in_order(*inputs)
+        if batching is None or len({len(tensor) for tensor in inputs}) > 1 or len(inputs[0]) >= batching.max_batch:
+            return self._in_order(*inputs)
+        key = (self, *(tuple(tensor.shape[1:]) for tensor in inputs))
+        with self._queues.lend(key) as queue:
+            if queue is None:
+                return self._in_order(*inputs)
+            try:
+                return batching.run(queue, self._joined, inputs)
+            except tf.errors.OpError:
+                return self._in_order(*inputs)  # whoever spoiled the batch, each now answers for itself
 
     def _in_order(self, *inputs: tf.Tensor) -> list[tf.Tensor]:
         outputs = self._function(**dict(zip(self._names, inputs)))
