@@ -241,6 +241,36 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--version", type=_positive, help="the next free one by default")
     sub.add_argument("--force", action="store_true", help="replace an existing version")
 
+    sub = command("serve", commands.serve)
+    sub.epilog = (
+        "Runs tensorflow_model_server where it is on the path; otherwise a stand-in for development, which speaks"
+        " the same protocols. New versions are loaded as they appear; SIGTERM and Ctrl-C end it when what has come is"
+        " answered."
+    )
+    sub.add_argument("folder", metavar="DIR", help="where export wrote DIR/NAME/VERSION/; models.config is heeded")
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
+    sub.add_argument("--rest-port", type=int, default=8501, help="0 for any free one, which is then printed (8501)")
+    sub.add_argument("--grpc-port", type=int, default=8500, help="0 for any free one, which is then printed (8500)")
+    sub.add_argument("--stand-in", action="store_true", help="run the stand-in though TensorFlow Serving is there")
+    sub.add_argument("--poll", type=float, default=1.0, help="seconds between two looks for new versions (1)")
+    group = sub.add_argument_group("limits")
+    group.add_argument("--max-bytes", type=_positive, default=64 << 20, help="of a request (64 MiB)")
+    group.add_argument("--read-timeout", type=float, default=10.0, help="seconds for a request's body to come (10)")
+    group.add_argument("--call-timeout", type=float, default=60.0, help="seconds for a request's result (60)")
+    group.add_argument("--threads", type=_positive, default=64, help="requests handled at the same time (64)")
+    group.add_argument("--op-threads", type=_positive, default=1, help="cores that one operation may use (1)")
+    group = sub.add_argument_group(
+        "batching",
+        "Requests of equal shape that come together are computed together: by default in the stand-in. TensorFlow"
+        " Serving does it if asked, and fails requests of unequal length that meet.",
+    )
+    group.add_argument("--batching", action=argparse.BooleanOptionalAction)
+    group.add_argument("--max-batch", type=_positive, default=8, help="waveforms computed together at most (8)")
+    group.add_argument(
+        "--batch-timeout", type=float, default=0.0, help="seconds that a waveform waits for others when idle (0)"
+    )
+    group.add_argument("--batch-threads", type=_positive, default=os.cpu_count(), help="batches at a time (the cores)")
+
     sub = command("call", commands.call)
     sub.add_argument("url", metavar="URL", help="http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, /versions/N")
     sub.add_argument("files", nargs="*", metavar="FILE", help="recordings at any rate; none to see what the model is")

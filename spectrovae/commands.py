@@ -271,6 +271,18 @@ def export(options) -> tuple[dict, str]:
     return {"path": str(result), "parity": parity}, f"{result}\nlargest difference from the Keras model: {text}"
 
 
+def serve(options) -> tuple[dict, str]:
+    """Answer requests to exported models, as TensorFlow Serving does: by REST and by gRPC."""
+    import dataclasses
+
+    from spectrovae.serving.server import launch
+    from spectrovae.serving.server.options import Options
+
+    settings = Options(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Options)})
+    result = launch.serve(settings, stand_in=options.stand_in)
+    return result, f"{result['answered']} requests answered, {result['refused']} refused"
+
+
 def call(options) -> tuple[dict, str]:
     """Send audio files through a served model; without files, print what the model says of itself."""
     import numpy as np

@@ -13,14 +13,15 @@ ABSENT = ("keras", "tf_keras", "spectrovae")
 class Hiding:
     """A finder of modules that does not find the absent packages, as where they are not installed."""
 
-    def __init__(self, finder):
+    def __init__(self, finder, absent=ABSENT):
         self.finder = finder
+        self.absent = absent
 
     def __getattr__(self, name):
         return getattr(self.finder, name)
 
     def find_spec(self, fullname, path=None, target=None):
-        return None if fullname.split(".")[0] in ABSENT else self.finder.find_spec(fullname, path, target)
+        return None if fullname.split(".")[0] in self.absent else self.finder.find_spec(fullname, path, target)
 
 
 def main(model: str, requests: str, results: str) -> None:

@@ -1,0 +1,64 @@
+"""What ``spectrovae serve`` can be told."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from spectrovae.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where to listen, and the limits of the server.
+
+    Args:
+        folder: holds NAME/VERSION/saved_model.pb, and ``models.config`` where there is one.
+        host: address to listen at.
+        rest_port, grpc_port: 0 for any free one.
+        max_bytes: largest request.
+        read_timeout: seconds that a client has to send the body of a request.
+        call_timeout: seconds that a request may take once it is read, waiting included.
+        poll: seconds between two looks at the folder.
+        batching: whether requests that come together are computed together. By default the stand-in does so, for equal
+            shapes, and TensorFlow Serving does not: it fails requests of unequal length that meet in a batch.
+        max_batch: waveforms that are computed together at most.
+        batch_timeout: seconds that a waveform waits for others though there is a thread free to compute it.
+        batch_threads: batches that are computed at the same time.
+        op_threads: cores that one operation of a model may use. Its many small operations lose more by being divided
+            than they gain; several cores are used by several batches.
+        threads: requests that are handled at the same time; as many more may wait for one of them to end.
+
+    Raises:
+        InputError: a value that cannot be, or no such folder.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    rest_port: int = 8501
+    grpc_port: int = 8500
+    max_bytes: int = 64 << 20
+    read_timeout: float = 10.0
+    call_timeout: float = 60.0
+    poll: float = 1.0
+    batching: bool | None = None
+    max_batch: int = 8
+    batch_timeout: float = 0.0
+    batch_threads: int = os.cpu_count() or 1
+    op_threads: int = 1
+    threads: int = 64
+
+    def __post_init__(self):
+        object.__setattr__(self, "folder", Path(self.folder))
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder} is no folder; serve takes the one that spectrovae export wrote to")
+        for name in ("rest_port", "grpc_port"):
+            if not 0 <= getattr(self, name) < 65536:
+                raise InputError(f"{name} must be 0 (any free one) to 65535, received {getattr(self, name)}")
+        positive = (
+            "max_bytes", "read_timeout", "call_timeout", "poll", "max_batch", "batch_threads", "op_threads", "threads",
+        )  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0, received {getattr(self, name)}")
+        if self.batch_timeout < 0:
+            raise InputError(f"batch_timeout must be 0 s or more, received {self.batch_timeout}")

@@ -1,0 +1,162 @@
+"""Arrays from requests, and results from arrays: as JSON and as TensorProto, checked against a signature."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+import tensorflow as tf
+
+from spectrovae.serving.server.errors import RequestError, invalid
+
+Specs = Mapping[str, tf.TensorSpec]
+Arrays = dict[str, np.ndarray]
+
+
+def describe(specs: Specs) -> str:
+    """``waveform: float32 (-1, -1)``, and so on for each tensor; -1 is any size."""
+    texts = []
+    for name, spec in sorted(specs.items()):
+        shape = "any rank" if spec.shape.rank is None else f"({', '.join(str(size or -1) for size in spec.shape)})"
+        texts.append(f"{name}: {spec.dtype.name} {shape}")
+    return "; ".join(texts) or "none"
+
+
+def from_protos(protos: Mapping[str, Any], specs: Specs, max_bytes: int) -> Arrays:
+    """The inputs of a gRPC request.
+
+    Raises:
+        RequestError: an input that is missing, unknown, of another type or rank, empty, or not finite.
+    """
+    _check_names(protos, specs)
+    return {name: _check(name, _from_proto(name, protos[name], spec, max_bytes), spec) for name, spec in specs.items()}
+
+
+def from_json(body: bytes) -> dict:
+    """A request's body as an object.
+
+    Raises:
+        RequestError: not JSON, or not an object.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        hint = " (JSON has no NaN or Infinity)" if b"NaN" in body or b"Infinity" in body else ""
+        raise invalid(f"JSON Parse error: {error}{hint}") from error
+    if not isinstance(document, dict):
+        raise invalid(f'expected a JSON object such as {{"instances": [...]}}, received {type(document).__name__}')
+    return document
+
+
+def from_document(document: dict, specs: Specs) -> tuple[Arrays, bool]:
+    """The inputs of a REST request, and whether they came by rows (``instances``) or by columns (``inputs``).
+
+    Raises:
+        RequestError: neither or both of the two, or inputs that the signature does not take.
+    """
+    rows = "instances" in document
+    if rows == ("inputs" in document):
+        raise invalid(
+            "expected one of 'instances' (rows) and 'inputs' (columns), received " + ("neither", "both")[rows]
+        )
+    if not specs:
+        raise invalid("TensorFlow Serving's REST calls no signature without inputs; call it by gRPC")
+    value = document["instances" if rows else "inputs"]
+    if rows:
+        if not isinstance(value, list) or not value:
+            raise invalid("'instances' must be a list of one or more")
+        if isinstance(value[0], dict):
+            names = set(value[0])
+            if any(not isinstance(row, dict) or set(row) != names for row in value):
+                raise invalid(f"'instances' must all have the same inputs, expected {describe(specs)}")
+            value = {name: [row[name] for row in value] for name in names}
+    if not isinstance(value, dict):
+        if len(specs) > 1:
+            raise invalid(f"expected an object with the inputs {describe(specs)}")
+        value = {next(iter(specs)): value}
+    _check_names(value, specs)
+    return {name: _check(name, _from_list(name, value[name], spec), spec) for name, spec in specs.items()}, rows
+
+
+def to_json(arrays: Arrays, rows: bool) -> bytes:
+    """A REST response: ``predictions`` by rows, ``outputs`` by columns; one tensor goes without its name."""
+    plain = {name: _plain(array) for name, array in arrays.items()}
+    if not rows:
+        return _dumps({"outputs": plain if len(plain) > 1 else next(iter(plain.values()))})
+    sizes = {array.shape[0] if array.ndim else None for array in arrays.values()}
+    if len(sizes) > 1 or None in sizes:
+        raise invalid("the outputs have no common batch axis: ask with 'inputs', by columns, instead of 'instances'")
+    if len(plain) == 1:
+        return _dumps({"predictions": next(iter(plain.values()))})
+    return _dumps({"predictions": [dict(zip(plain, row)) for row in zip(*plain.values())]})
+
+
+def _dumps(value: dict) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(array: np.ndarray) -> Any:
+    if array.dtype == object:
+        text = np.frompyfunc(lambda value: value.decode("utf-8", "replace"), 1, 1)(array)
+        return text.tolist() if isinstance(text, np.ndarray) else text
+    return np.ascontiguousarray(array) if array.ndim else array.item()
+
+
+def _check_names(received: Mapping[str, Any], specs: Specs) -> None:
+    missing, unknown = specs.keys() - received.keys(), received.keys() - specs.keys()
+    if missing or unknown:
+        parts = [f"expected the inputs {describe(specs)}"]
+        parts += [f"missing: {', '.join(sorted(missing))}"] * bool(missing)
+        parts += [f"unknown: {', '.join(sorted(unknown))}"] * bool(unknown)
+        raise invalid("; ".join(parts))
+
+
+def _from_proto(name: str, proto: Any, spec: tf.TensorSpec, max_bytes: int) -> np.ndarray:
+    if proto.dtype != spec.dtype.as_datatype_enum:
+        received = tf.dtypes.as_dtype(proto.dtype).name if proto.dtype else "no type"
+        raise invalid(f"{name} must be {spec.dtype.name}, received {received}")
+    shape = [dimension.size for dimension in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+        raise invalid(f"{name} must have a known shape, received {shape}")
+    # A few bytes may claim to be a tensor of any size: what is missing is filled with the last value.
+    elements = 1
+    for size in shape:
+        elements *= size
+    if elements * max(spec.dtype.size or 1, 1) > max_bytes:
+        raise RequestError("RESOURCE_EXHAUSTED", f"{name} of shape {shape} is over the limit of {max_bytes} bytes")
+    try:
+        return tf.make_ndarray(proto)
+    except (ValueError, TypeError) as error:
+        raise invalid(f"{name} of shape {shape} does not hold {elements} values of {spec.dtype.name}") from error
+
+
+def _from_list(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
+    expected = spec.dtype.as_numpy_dtype
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise invalid(f"{name} must be {describe({name: spec})}: its lists differ in length") from error
+    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "U"}[np.dtype(expected).kind]
+    if array.size and array.dtype.kind not in kinds:
+        raise invalid(f"{name} must be {spec.dtype.name}, received {_kind(array)}")
+    if spec.dtype == tf.string:
+        return np.frompyfunc(str.encode, 1, 1)(array)
+    if spec.dtype.is_integer and array.size and (array.min() < spec.dtype.min or array.max() > spec.dtype.max):
+        raise invalid(f"{name} must be {spec.dtype.name}, received numbers beyond it")
+    with np.errstate(over="ignore"):  # infinity is refused where all arrays are checked
+        return array.astype(expected)
+
+
+def _kind(array: np.ndarray) -> str:
+    names = {"b": "booleans", "U": "strings", "i": "whole numbers", "f": "numbers"}
+    return names.get(array.dtype.kind, "null, objects or mixed values")
+
+
+def _check(name: str, array: np.ndarray, spec: tf.TensorSpec) -> np.ndarray:
+    if not spec.shape.is_compatible_with(array.shape):
+        raise invalid(f"expected {describe({name: spec})}, received shape {list(array.shape)}")
+    if not array.size:
+        raise invalid(f"{name} is empty: expected one value or more, received shape {list(array.shape)}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise invalid(f"{name} must be finite, received NaN or infinite values")
+    return array
