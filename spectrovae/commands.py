@@ -266,8 +266,7 @@ def export(options) -> tuple[dict, str]:
         options.bundle, options.folder, name=options.name, version=options.version, force=options.force
     )
     parity = serving.read_export(result)["parity"]
-    text = ", ".join(f"{name} {figures['db']:.0f} dB" for name, figures in parity.items())
-    return {"path": str(result), "parity": parity}, f"{result}\nlargest difference from the Keras model: {text}"
+    return {"path": str(result), "parity": parity}, f"{result}\n{serving.format_parity(parity)}"
 
 
 def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tuple[dict, str]:
