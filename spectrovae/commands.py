@@ -269,6 +269,18 @@ def export(options) -> tuple[dict, str]:
     return {"path": str(result), "parity": parity}, f"{result}\n{serving.format_parity(parity)}"
 
 
+def deploy(options) -> tuple[dict, str]:
+    """Write what TF Serving's official image needs to serve exported models: its configuration, Compose, Kubernetes."""
+    from spectrovae.serving import deployment
+
+    labels = deployment.parse_labels(options.label, options.folder)
+    paths = deployment.deploy(
+        options.folder, labels=labels, batching=options.batching, image=options.image, force=options.force
+    )
+    how = deployment.how_to_try(options.folder)
+    return {"files": [str(path) for path in paths], "try": how.splitlines()}, "\n".join([*map(str, paths), "", how])
+
+
 def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tuple[dict, str]:
     from spectrovae.data import Recordings
 

@@ -1,7 +1,28 @@
-"""SavedModels that run where neither Keras nor spectrovae is installed."""
+"""SavedModels that run where neither Keras nor spectrovae is installed, and a server for them.
+
+Imported on first use: the server has no Keras in its process.
+"""
+
+import importlib
+from typing import Any
 
 from spectrovae.errors import ParityError
-from spectrovae.serving.parity import check_parity, format_parity
-from spectrovae.serving.saved_model import export, read_export
 
-__all__ = ["ParityError", "check_parity", "export", "format_parity", "read_export"]
+_HOMES = {
+    "check_parity": "parity",
+    "deploy": "deployment",
+    "export": "saved_model",
+    "format_parity": "parity",
+    "read_export": "saved_model",
+}
+__all__ = ["ParityError", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

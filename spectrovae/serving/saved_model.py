@@ -3,20 +3,23 @@
 FOLDER/NAME/1/
   saved_model.pb  variables/          signatures serving_default, features, encode, decode, reconstruct, describe
   assets.extra/spectrovae.json        sample rate, representation, versions, parity with the Keras model
+  assets.extra/tf_serving_warmup_requests   what TF Serving replays when it loads the version
 """
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import tensorflow as tf
 
 from spectrovae import files
-from spectrovae.codec import Codec
+from spectrovae.codec import Codec, golden_waveforms
 from spectrovae.errors import InputError
-from spectrovae.serving.endpoints import Endpoint, endpoints
+from spectrovae.serving.deployment import NAME
+from spectrovae.serving.endpoints import Endpoint, endpoints, examples
 from spectrovae.serving.parity import check_parity
+from spectrovae.serving.staging import staged
+from spectrovae.serving.warmup import write_warmup
 
 DESCRIPTION = Path("assets.extra") / "spectrovae.json"
 
@@ -67,8 +70,10 @@ def export(
     """
     codec = codec if isinstance(codec, Codec) else Codec.load(codec)
     name = codec.name if name is None else name
-    if not name or Path(name).name != name or name.startswith("."):
-        raise InputError(f"name must be a plain folder name for the served model, received {name!r}")
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"name must be a plain folder name of letters, digits, '.', '_' and '-' (URLs hold it), received {name!r}"
+        )
     folder = Path(folder)
     home = folder / name
     try:
@@ -81,20 +86,15 @@ def export(
             raise InputError(
                 f"{target} exists; choose another version, leave the version out, or --force to replace it"
             )
-        # A folder beside NAME, so that a server polling NAME cannot see it, and on the same disk for the rename.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
-            stage = Path(temporary) / "new"
-            description = codec.description() | {
-                "name": name,
-                "version": version,
-                "labels": codec.info.get("labels", []),
-            }
+        with staged(home, str(version), force=force) as stage:
+            description = codec.description() | {"name": name, "version": version}
+            description["labels"] = codec.info.get("labels", [])
             table = endpoints(codec, description)
             save(codec, stage, table)
+            tried = examples(table, golden_waveforms(codec.segment_samples, codec.sample_rate)[:1])
+            write_warmup(stage, name, {signature: inputs for signature, (inputs, _) in tried.items()})
             parity = check_parity(stage, codec, table) if check else None
             files.write_json(stage / DESCRIPTION, description | {"parity": parity})
-            home.mkdir(exist_ok=True)
-            _replace(target, stage, Path(temporary) / "old")
     except OSError as error:
         raise InputError(f"cannot write {home}: {error.strerror or error}; choose a folder you can write to") from error
     return target
@@ -133,19 +133,6 @@ def save(codec: Codec, path: str | os.PathLike, table: list[Endpoint]) -> None:
                 "the same result for the same request: take noise out of encoder and decoder"
             )
     tf.saved_model.save(module, os.fspath(path), signatures=signatures)
-
-
-def _replace(target: Path, new: Path, old: Path) -> None:
-    """Rename ``new`` to ``target``; what was there goes to ``old``, and back should the renaming fail."""
-    replaced = target.exists()
-    if replaced:
-        os.rename(target, old)
-    try:
-        os.rename(new, target)
-    except BaseException:
-        if replaced:
-            os.rename(old, target)
-        raise
 
 
 def _next_version(home: Path) -> int:
