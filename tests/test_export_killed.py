@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_export import make_codec, noise
 
 from spectrovae import serving
 from spectrovae.serving import staging
-from test_export import make_codec, noise
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and locks")
 
