@@ -14,6 +14,7 @@ from typing import Any
 import spectrovae
 from spectrovae import commands
 from spectrovae.errors import InputError, ParityError, ServerError
+from spectrovae.serving.deployment import IMAGE
 
 FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet"  # models.FAMILIES, known without importing Keras
 
@@ -240,6 +241,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", help="of the served model; the bundle's by default")
     sub.add_argument("--version", type=_positive, help="the next free one by default")
     sub.add_argument("--force", action="store_true", help="replace an existing version")
+
+    sub = command("deploy", commands.deploy)
+    sub.add_argument("folder", metavar="DIR", help="what was exported to; it holds NAME/VERSION")
+    sub.add_argument("--label", action="append", default=[], metavar="[MODEL:]LABEL=VERSION", help="as stable=1")
+    sub.add_argument("--batching", action="store_true", help="have the server put requests of equal length together")
+    sub.add_argument("--image", default=IMAGE, help=f"of TF Serving ({IMAGE})")
+    sub.add_argument("--force", action="store_true", help="replace files that were changed")
 
     sub = command("serve", commands.serve)
     sub.epilog = (

@@ -69,6 +69,10 @@ class Codec:
         self._encode = tf.function(self.encode_graph, input_signature=[waveform], autograph=False)
         self._decode = tf.function(self.decode_graph, input_signature=[latent, length], autograph=False)
         self._reconstruct = tf.function(self.reconstruct_graph, input_signature=[waveform], autograph=False)
+        features = tf.TensorSpec([None, bins, None, channels], tf.float32, name="features")
+        self._reconstruct_features = tf.function(
+            self.reconstruct_features_graph, input_signature=[features], autograph=False
+        )
 
     @property
     def parameters(self) -> int:
@@ -102,6 +106,16 @@ class Codec:
             statistics = self.representation.statistics(self.representation.decibels(self._whole_segments(waveform)))
         decoded = self._decode_features(self._encode_features(features))
         return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
+
+    def reconstruct_features_graph(self, features):
+        """Features (batch, bins, frames, channels) through encoder and decoder, same shape.
+
+        Frames of silence fill the last segment and are taken off again.
+        """
+        batch, _, frames, _ = tf.unstack(tf.shape(features))
+        silence = self.representation(tf.zeros([1, self.segment_samples]))[:, :, : -frames % self.segment_frames]
+        whole = tf.concat([features, tf.repeat(silence, batch, axis=0)], axis=2)
+        return self._decode_features(self._encode_features(whole))[:, :, :frames]
 
     def _whole_segments(self, waveform):
         """Silence after the end, until the frames fill the last segment."""
@@ -191,8 +205,8 @@ class Codec:
         return self._reconstruct(self._checked(waveform, sample_rate)).numpy()
 
     def reconstruct_features(self, features) -> np.ndarray:
-        """Features (batch, bins, segment_frames, channels) through encoder and decoder, same shape, without noise."""
-        return np.asarray(self._features_function(tf.cast(features, tf.float32)))
+        """Features (batch, bins, frames, channels) of any number of frames through encoder and decoder, same shape."""
+        return self._reconstruct_features(tf.cast(features, tf.float32)).numpy()
 
     def kl_divergence(self, features) -> np.ndarray | None:
         """KL(posterior || N(0, I)) of each example in nats [shape=(batch,)]; None if the encoder has no posterior."""
@@ -202,17 +216,6 @@ class Codec:
         moments = zip(*posteriors(tf.cast(features, tf.float32)))
         divergences = [losses.kl_divergence(mean, log_variance) for mean, log_variance in moments]
         return np.sum([tf.reduce_sum(kl, axis=range(1, len(kl.shape))) for kl in divergences], axis=0)
-
-    @property
-    def _features_function(self):
-        if not hasattr(self, "_reconstruct_features"):
-            shape = [None, *self.encoder.inputs[0].shape[1:]]
-            self._reconstruct_features = tf.function(
-                lambda features: tf.cast(self.decoder(self.encoder(features)), tf.float32),
-                input_signature=[tf.TensorSpec(shape, tf.float32)],
-                autograph=False,
-            )
-        return self._reconstruct_features
 
     def generate(self, count: int, *, segments: int = 1, temperature: float = 1.0, seed: int = 0) -> np.ndarray:
         """New sounds from the prior: float32 [shape=(count, segments * segment_samples, about)].

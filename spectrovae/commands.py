@@ -267,8 +267,19 @@ def export(options) -> tuple[dict, str]:
         options.bundle, options.folder, name=options.name, version=options.version, force=options.force
     )
     parity = serving.read_export(result)["parity"]
-    text = ", ".join(f"{name} {figures['db']:.0f} dB" for name, figures in parity.items())
-    return {"path": str(result), "parity": parity}, f"{result}\nlargest difference from the Keras model: {text}"
+    return {"path": str(result), "parity": parity}, f"{result}\n{serving.format_parity(parity)}"
+
+
+def deploy(options) -> tuple[dict, str]:
+    """Write what TF Serving's official image needs to serve exported models: its configuration, Compose, Kubernetes."""
+    from spectrovae.serving import deployment
+
+    labels = deployment.parse_labels(options.label, options.folder)
+    paths = deployment.deploy(
+        options.folder, labels=labels, batching=options.batching, image=options.image, force=options.force
+    )
+    how = deployment.how_to_try(options.folder)
+    return {"files": [str(path) for path in paths], "try": how.splitlines()}, "\n".join([*map(str, paths), "", how])
 
 
 def serve(options) -> tuple[dict, str]:

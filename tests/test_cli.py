@@ -105,6 +105,7 @@ def test_a_mixed_folder_trains(sounds, tmp_path, capsys):
     assert main(["verify", str(out)]) == 0
     opened = json.loads((out / "run" / "config.json").read_text())["data"]["open"]
     assert (opened["long"], opened["overlap"]) == ("chunk", 0.25)
+    assert json.loads((out / "codec.json").read_text())["info"]["labels"] == []
 
 
 def test_a_hierarchy_by_its_options(tmp_path, capsys):

@@ -8,7 +8,14 @@ from typing import Any
 
 from spectrovae.errors import ParityError
 
-_HOMES = {"check_parity": "parity", "export": "saved_model", "read_export": "saved_model"}
+_HOMES = {
+    "Client": "client",
+    "check_parity": "parity",
+    "deploy": "deployment",
+    "export": "saved_model",
+    "format_parity": "parity",
+    "read_export": "saved_model",
+}
 __all__ = ["ParityError", *_HOMES]
 
 

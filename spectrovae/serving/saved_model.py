@@ -1,21 +1,25 @@
 """A codec as a SavedModel, in the folders that TensorFlow Serving polls.
 
 FOLDER/NAME/1/
-  saved_model.pb  variables/          signatures serving_default, encode, decode, describe
+  saved_model.pb  variables/          signatures serving_default, features, encode, decode, reconstruct, describe
   assets.extra/spectrovae.json        sample rate, representation, versions, parity with the Keras model
+  assets.extra/tf_serving_warmup_requests   what TF Serving replays when it loads the version
 """
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import tensorflow as tf
 
 from spectrovae import files
-from spectrovae.codec import Codec
+from spectrovae.codec import Codec, golden_waveforms
 from spectrovae.errors import InputError
-from spectrovae.serving.parity import check_parity, latent_names
+from spectrovae.serving.deployment import NAME
+from spectrovae.serving.endpoints import Endpoint, endpoints, examples
+from spectrovae.serving.parity import check_parity
+from spectrovae.serving.staging import staged
+from spectrovae.serving.warmup import write_warmup
 
 DESCRIPTION = Path("assets.extra") / "spectrovae.json"
 
@@ -35,11 +39,15 @@ def export(
     any length of one sample or more:
 
     - ``serving_default``: ``waveform`` (batch, samples) -> ``waveform`` (batch, samples).
+    - ``features``: ``waveform`` -> ``features`` (batch, bins, frames, channels), normalised, of the waveform alone.
     - ``encode``: ``waveform`` -> ``latent`` (batch, segments, ...); ``latent_0``, ``latent_1``, ... where the encoder
-      returns a list.
+      returns a list. The last segment is filled with silence.
     - ``decode``: the same latents -> ``waveform`` (batch, samples), all that the segments span.
-    - ``describe``: nothing -> ``description``, a JSON string: ``sample_rate`` in Hz, ``segment_samples``,
-      ``representation``, ``version`` and what else ``codec.json`` says.
+    - ``reconstruct``: ``features`` of any number of frames -> ``features``, same shape: what encoder and decoder make
+      of them. Frames of silence fill the last segment and are taken off again.
+    - ``describe``: ``request`` (batch,), any strings -> ``description`` (batch,), JSON: ``sample_rate`` in Hz,
+      ``segment_samples``, ``representation``, ``labels`` of the recordings, ``versions`` and what else ``codec.json``
+      says. TF Serving's REST and its batching refuse a signature without inputs.
 
     The model appears whole or not at all: it is made in a hidden folder beside ``name``, compared there with the Keras
     model, and only then renamed to its version.
@@ -62,8 +70,10 @@ def export(
     """
     codec = codec if isinstance(codec, Codec) else Codec.load(codec)
     name = codec.name if name is None else name
-    if not name or Path(name).name != name or name.startswith("."):
-        raise InputError(f"name must be a plain folder name for the served model, received {name!r}")
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"name must be a plain folder name of letters, digits, '.', '_' and '-' (URLs hold it), received {name!r}"
+        )
     folder = Path(folder)
     home = folder / name
     try:
@@ -76,15 +86,15 @@ def export(
             raise InputError(
                 f"{target} exists; choose another version, leave the version out, or --force to replace it"
             )
-        # A folder beside NAME, so that a server polling NAME cannot see it, and on the same disk for the rename.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
-            stage = Path(temporary) / "new"
+        with staged(home, str(version), force=force) as stage:
             description = codec.description() | {"name": name, "version": version}
-            save(codec, stage, description)
-            parity = check_parity(stage, codec) if check else None
+            description["labels"] = codec.info.get("labels", [])
+            table = endpoints(codec, description)
+            save(codec, stage, table)
+            tried = examples(table, golden_waveforms(codec.segment_samples, codec.sample_rate)[:1])
+            write_warmup(stage, name, {signature: inputs for signature, (inputs, _) in tried.items()})
+            parity = check_parity(stage, codec, table) if check else None
             files.write_json(stage / DESCRIPTION, description | {"parity": parity})
-            home.mkdir(exist_ok=True)
-            _replace(target, stage, Path(temporary) / "old")
     except OSError as error:
         raise InputError(f"cannot write {home}: {error.strerror or error}; choose a folder you can write to") from error
     return target
@@ -102,37 +112,13 @@ def read_export(path: str | os.PathLike) -> dict:
         raise InputError(f"no exported model at {path}: expected a folder NAME/VERSION with {DESCRIPTION}") from error
 
 
-def save(codec: Codec, path: str | os.PathLike, description: dict) -> None:
+def save(codec: Codec, path: str | os.PathLike, table: list[Endpoint]) -> None:
     """Write the SavedModel alone: no staging, no check.
 
     Raises:
         InputError: the graph uses a variable that is no weight, such as the state of a noise generator.
     """
-    names = latent_names(codec)
-    waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
-    latents = codec.latent_specs(names)
-
-    def reconstruct(waveform):
-        return {"waveform": codec.reconstruct_graph(waveform)}
-
-    def encode(waveform):
-        return dict(zip(names, tf.nest.flatten(codec.encode_graph(waveform))))
-
-    def decode(*latents):
-        return {"waveform": codec.decode_graph(codec.pack(list(latents)), -1)}
-
-    def describe():
-        return {"description": tf.constant(json.dumps(description))}
-
-    signatures = {
-        name: tf.function(function, input_signature=inputs, autograph=False).get_concrete_function()
-        for name, function, inputs in (
-            ("serving_default", reconstruct, [waveform]),
-            ("encode", encode, [waveform]),
-            ("decode", decode, latents),
-            ("describe", describe, []),
-        )
-    }
+    signatures = {endpoint.name: endpoint.function.get_concrete_function() for endpoint in table}
     # Plain TensorFlow variables, not the Keras objects around them: whoever loads the model has no Keras.
     module = tf.Module()
     module.weights = [
@@ -147,19 +133,6 @@ def save(codec: Codec, path: str | os.PathLike, description: dict) -> None:
                 "the same result for the same request: take noise out of encoder and decoder"
             )
     tf.saved_model.save(module, os.fspath(path), signatures=signatures)
-
-
-def _replace(target: Path, new: Path, old: Path) -> None:
-    """Rename ``new`` to ``target``; what was there goes to ``old``, and back should the renaming fail."""
-    replaced = target.exists()
-    if replaced:
-        os.rename(target, old)
-    try:
-        os.rename(new, target)
-    except BaseException:
-        if replaced:
-            os.rename(old, target)
-        raise
 
 
 def _next_version(home: Path) -> int:

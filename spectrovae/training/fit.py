@@ -217,6 +217,7 @@ def train(
         "precision": config["precision"],
         "seed": options.seed,
         "training_examples": examples,
+        "labels": sorted(recordings.manifest.summary()["labels"]) if recordings.manifest else [],
         "metrics": _evaluate(best, twin, validation) | examine.key_figures(report),
         "findings": [finding["name"] for finding in report["findings"]],
     }

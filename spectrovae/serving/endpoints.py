@@ -1,0 +1,98 @@
+"""What an exported model answers: the table of its signatures, from which it is saved, proved and warmed up."""
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from spectrovae.codec import Codec
+
+Tensors = dict[str, np.ndarray]
+
+
+class Endpoint(NamedTuple):
+    """One signature.
+
+    A further one is a further row: noise that ``generate`` draws and states that a stream carries from call to call
+    are inputs and outputs like any other, since a served model keeps nothing between requests.
+
+    Args:
+        name: of the signature.
+        inputs: its named inputs, the first dimension of each the batch.
+        function: tensors in the order of ``inputs`` -> named tensors, each with the batch first.
+        example: (waveform, results of the rows before) -> inputs to try it with. None: it is not tried.
+        tolerance: largest difference from the Keras model that the parity gate allows, relative to the peak.
+    """
+
+    name: str
+    inputs: list[tf.TensorSpec]
+    function: tf.types.experimental.PolymorphicFunction
+    example: Callable[[np.ndarray, dict[str, Tensors]], Tensors] | None = None
+    tolerance: float = 0.0
+
+
+def endpoints(codec: Codec, description: dict | None = None) -> list[Endpoint]:
+    """The signatures of a codec, in an order in which each can be tried on what those before it returned.
+
+    On one machine the served and the Keras model are usually equal to the bit. The tolerances allow for other kernels:
+    Griffin-Lim turns a rounding error of 1e-6 in the features, as other convolution kernels make it, into 2e-3 in the
+    waveform.
+    """
+    names = latent_names(codec)
+    bins, _, channels = codec.encoder.inputs[0].shape[1:]
+    waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
+    spectrogram = tf.TensorSpec([None, bins, None, channels], tf.float32, name="features")
+    request = tf.TensorSpec([None], tf.string, name="request")
+
+    def reconstruct_waveform(waveform):
+        return {"waveform": codec.reconstruct_graph(waveform)}
+
+    def features(waveform):
+        return {"features": codec.representation(waveform)}
+
+    def encode(waveform):
+        return dict(zip(names, tf.nest.flatten(codec.encode_graph(waveform))))
+
+    def decode(*latents):
+        return {"waveform": codec.decode_graph(codec.pack(list(latents)), -1)}
+
+    def reconstruct(features):
+        return {"features": codec.reconstruct_features_graph(features)}
+
+    def describe(request):
+        return {"description": tf.fill(tf.shape(request), json.dumps(description))}
+
+    def sound(waveform, results):
+        return {"waveform": waveform}
+
+    def endpoint(run, inputs, *how, name=None):
+        return Endpoint(name or run.__name__, inputs, tf.function(run, input_signature=inputs, autograph=False), *how)
+
+    return [
+        endpoint(reconstruct_waveform, [waveform], sound, 1e-2, name="serving_default"),
+        endpoint(features, [waveform], sound, 1e-3),
+        endpoint(encode, [waveform], sound, 1e-3),
+        endpoint(decode, codec.latent_specs(names), lambda _, results: results["encode"], 1e-2),
+        endpoint(reconstruct, [spectrogram], lambda _, results: results["features"], 1e-3),
+        endpoint(describe, [request]),
+    ]
+
+
+def examples(table: list[Endpoint], waveform: np.ndarray) -> dict[str, tuple[Tensors, Tensors]]:
+    """For each endpoint that can be tried, inputs made from ``waveform`` (batch, samples) and what it returns."""
+    inputs: dict[str, Tensors] = {}
+    results: dict[str, Tensors] = {}
+    for endpoint in table:
+        if endpoint.example is not None:
+            inputs[endpoint.name] = endpoint.example(waveform, results)
+            found = endpoint.function(*(tf.constant(inputs[endpoint.name][spec.name]) for spec in endpoint.inputs))
+            results[endpoint.name] = {name: tensor.numpy() for name, tensor in found.items()}
+    return {name: (inputs[name], results[name]) for name in results}
+
+
+def latent_names(codec: Codec) -> list[str]:
+    """Names of the latent tensors in requests and results: ``latent``, or ``latent_0``, ``latent_1``, ..."""
+    count = len(codec.latent_shapes)
+    return ["latent"] if count == 1 else [f"latent_{index}" for index in range(count)]
