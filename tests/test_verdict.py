@@ -202,6 +202,18 @@ def test_courses(validation, training, stalled, expected):
     assert course(list(validation), list(training), stalled) == [expected]
 
 
+def test_overfitting_is_told_what_has_not_been_tried():
+    history = {"loss": FALLING / 2.0, "val_loss": FALLING, "rmse_db": FALLING / 2.0, "val_rmse_db": FALLING}
+    diagnosis = {"latent": {"dimensions": 2}, "groups": [{}]}
+    changes = [
+        verdict.judge(history, diagnosis, {}, model)[0].change
+        for model in ({"time_stretch": 0.0}, {"time_stretch": 0.15}, {"skips": True})
+    ]
+    assert "--time-stretch" in changes[0]
+    assert changes[1] == changes[2]
+    assert "--time-stretch" not in changes[1]
+
+
 def test_dimensions_are_named_in_ranges():
     assert verdict.ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
     assert verdict.ranges(np.array([], int)) == "none"

@@ -133,7 +133,7 @@ def judge(
         model: the trainer's options.
         stalled: it stopped because it was no better for as many epochs as ``patience``.
     """
-    findings = _course(history, law, diagnosis, stalled) if history.get("loss") else []
+    findings = _course(history, law, diagnosis, model, stalled) if history.get("loss") else []
     if not _times_the_mean(diagnosis, law) <= UNTRAINED:
         # A latent means nothing to a decoder that has not learnt the mean yet; but what the law forbids will not come.
         hopeless = law.get("predicted_active") == law.get("found_active") == 0
@@ -157,7 +157,7 @@ def diverged(epoch: int, found: Mapping[str, Any] | None, learning_rate: float) 
     return Finding("diverged", text, lower)
 
 
-def _course(history, law, diagnosis, stalled: bool) -> list[Finding]:
+def _course(history, law, diagnosis, model, stalled: bool) -> list[Finding]:
     loss = np.asarray(history["loss"], np.float64)
     watched = np.asarray(history.get("val_loss", loss), np.float64)
     training = np.asarray(history.get("rmse_db", loss), np.float64)
@@ -181,7 +181,12 @@ def _course(history, law, diagnosis, stalled: bool) -> list[Finding]:
             text += f" Since then the training loss fell on, and on validation the loss rose by {rise:.4g}"
             text += f" and the error by {higher:.2f} dB."
         text += " The best epoch is kept; more epochs will not help."
-        return [Finding("overfitting", text, "more recordings; or, without any, a smaller --latent-dim or --preset.")]
+        change = "more recordings; or, without any, a smaller --latent-dim or --preset."
+        if model.get("time_stretch") == 0.0:
+            change = (
+                "sounds at random tempo, --time-stretch 0.15 --time-shift 1, where features are levels; or more sounds."
+            )
+        return [Finding("overfitting", text, change)]
 
     longer = f"--epochs {2 * epochs} with --resume."
     if times > UNTRAINED:
