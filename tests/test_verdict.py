@@ -203,7 +203,8 @@ def test_courses(validation, training, stalled, expected):
 
 
 def test_overfitting_is_told_what_has_not_been_tried():
-    history = {"loss": FALLING / 2.0, "val_loss": FALLING, "rmse_db": FALLING / 2.0, "val_rmse_db": FALLING}
+    train, validation = list(FALLING / 2.0), list(FALLING)
+    history = {"loss": train, "val_loss": validation, "rmse_db": train, "val_rmse_db": validation}
     diagnosis = {"latent": {"dimensions": 2}, "groups": [{}]}
     changes = [
         verdict.judge(history, diagnosis, {}, model)[0].change
