@@ -264,10 +264,16 @@ def export(options) -> tuple[dict, str]:
     from spectrovae import serving
 
     result = serving.export(
-        options.bundle, options.folder, name=options.name, version=options.version, force=options.force
-    )
-    parity = serving.read_export(result)["parity"]
-    return {"path": str(result), "parity": parity}, f"{result}\n{serving.format_parity(parity)}"
+        options.bundle, options.folder, name=options.name, version=options.version, weights=options.weights,
+        force=options.force,
+    )  # fmt: skip
+    written = serving.read_export(result)
+    parity, weights = written["parity"], written["weights"]
+    lines = [str(result), serving.format_parity(parity), f"{weights['kind']} weights, {weights['megabytes']:.2f} MB"]
+    if weights["error_db"]:
+        errors = ", ".join(f"{name} {error:.0f} dB" for name, error in weights["error_db"].items())
+        lines[-1] += f"; RMS error against float32 weights: {errors}"
+    return {"path": str(result), "parity": parity, "weights": weights}, "\n".join(lines)
 
 
 def deploy(options) -> tuple[dict, str]:

@@ -209,7 +209,7 @@ def test_other_normalisations(tmp_path, normalisation):
 def marker_instead_of_model(monkeypatch):
     """Writing a real SavedModel takes seconds; where only folders matter, a file stands for it."""
 
-    def save(codec, path, table):
+    def save(codec, path, table, stored):
         path.mkdir()
         (path / "saved_model.pb").write_text(str([endpoint.name for endpoint in table]))
 

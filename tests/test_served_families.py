@@ -14,7 +14,7 @@ from spectrovae.codec import Codec
 from spectrovae.serving import saved_model
 from spectrovae.serving.endpoints import endpoints, examples
 
-RATE = 4000
+RATE = 2000
 SEGMENT = 480
 # No search for a phase: the one it starts from is kept. A search turns the last bit of a float into a thousandth of the
 # waveform, so that it would be the rounding that is compared (the parity gate, which does search, allows for it).
@@ -89,7 +89,8 @@ def serve(kind: str, folder):
             for name, (inputs, results) in examples(table, noise(batch, samples)).items():
                 requests |= {f"{batch}x{samples}/{name}/{key}": array for key, array in inputs.items()}
                 expected[pair] |= {f"{batch}x{samples}/{name}/{key}": array for key, array in results.items()}
-                requests |= {f"row{samples}/{name}/{key}": array[ROW : ROW + 1] for key, array in inputs.items()}
+                if batch > ROW:
+                    requests |= {f"row{samples}/{name}/{key}": array[ROW : ROW + 1] for key, array in inputs.items()}
         files = [folder / f"{codec.name}-{kind}.npz" for kind in ("requests", "results")]
         np.savez(files[0], **requests)
         arguments += [folder / codec.name, *files]
@@ -128,8 +129,9 @@ def test_a_served_model_gives_what_keras_gives(served, kind, family, name):
 @every_pair
 def test_a_result_does_not_depend_on_the_others_in_the_batch(served, kind, family, name):
     found = served(kind)[1][family, name]
-    alone = [key for key in found if key.startswith("row")]
-    assert alone
+    # Two codes of a codebook after one step can be equally near to the last bit; serving_default tells what they sound.
+    alone = [key for key in found if key.startswith("row") and np.issubdtype(found[key].dtype, np.floating)]
+    assert {key.split("/")[1] for key in alone} >= {"serving_default", "features", "decode", "reconstruct"}
     for key in alone:
         together = found[key.replace("row", "7x")]
         assert_close(found[key], together[ROW : ROW + 1], key)

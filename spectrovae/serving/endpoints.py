@@ -1,5 +1,6 @@
 """What an exported model answers: the table of its signatures, from which it is saved, proved and warmed up."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import tensorflow as tf
 from spectrovae.codec import Codec
 
 Tensors = dict[str, np.ndarray]
+Reading = Callable[[], contextlib.AbstractContextManager]
 
 
 class Endpoint(NamedTuple):
@@ -33,8 +35,14 @@ class Endpoint(NamedTuple):
     tolerance: float = 0.0
 
 
-def endpoints(codec: Codec, description: dict | None = None) -> list[Endpoint]:
+def endpoints(
+    codec: Codec, reading: Reading = contextlib.nullcontext, description: dict | None = None
+) -> list[Endpoint]:
     """The signatures of a codec, in an order in which each can be tried on what those before it returned.
+
+    Args:
+        reading: a context in which a graph is traced, :meth:`StoredWeights.read` where weights are stored reduced.
+        description: what ``describe`` tells.
 
     On one machine the served and the Keras model are usually equal to the bit. The tolerances allow for other kernels:
     Griffin-Lim turns a rounding error of 1e-6 in the features, as other convolution kernels make it, into 2e-3 in the
@@ -68,7 +76,10 @@ def endpoints(codec: Codec, description: dict | None = None) -> list[Endpoint]:
         return {"waveform": waveform}
 
     def endpoint(run, inputs, *how, name=None):
-        return Endpoint(name or run.__name__, inputs, tf.function(run, input_signature=inputs, autograph=False), *how)
+        function = tf.function(run, input_signature=inputs, autograph=False)
+        with reading():
+            function.get_concrete_function()  # traced here, and never again
+        return Endpoint(name or run.__name__, inputs, function, *how)
 
     return [
         endpoint(reconstruct_waveform, [waveform], sound, 1e-2, name="serving_default"),

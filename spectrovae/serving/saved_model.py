@@ -20,6 +20,7 @@ from spectrovae.serving.endpoints import Endpoint, endpoints, examples
 from spectrovae.serving.parity import check_parity
 from spectrovae.serving.staging import staged
 from spectrovae.serving.warmup import write_warmup
+from spectrovae.serving.weights import StoredWeights, error_db
 
 DESCRIPTION = Path("assets.extra") / "spectrovae.json"
 
@@ -30,6 +31,7 @@ def export(
     *,
     name: str | None = None,
     version: int | None = None,
+    weights: str = "float32",
     force: bool = False,
     check: bool = True,
 ) -> Path:
@@ -57,6 +59,8 @@ def export(
         folder: parent of the model's folder; made where it is missing.
         name: of the served model, by default the codec's.
         version: a positive number, by default the one after the highest there.
+        weights: how they are stored, ``"float32"``, ``"float16"`` or ``"int8"``, see :class:`StoredWeights`; what a
+            smaller kind costs is in the description. The check compares with Keras reading the same stored weights.
         force: replace the version if it exists.
         check: compare with the Keras model in a new process, see :func:`check_parity`.
 
@@ -89,12 +93,18 @@ def export(
         with staged(home, str(version), force=force) as stage:
             description = codec.description() | {"name": name, "version": version}
             description["labels"] = codec.info.get("labels", [])
-            table = endpoints(codec, description)
-            save(codec, stage, table)
-            tried = examples(table, golden_waveforms(codec.segment_samples, codec.sample_rate)[:1])
+            stored = StoredWeights(codec, weights)
+            table = endpoints(codec, stored.read, description)
+            save(codec, stage, table, stored)
+            golden = golden_waveforms(codec.segment_samples, codec.sample_rate)
+            tried = examples(table, golden[:1])
             write_warmup(stage, name, {signature: inputs for signature, (inputs, _) in tried.items()})
             parity = check_parity(stage, codec, table) if check else None
-            files.write_json(stage / DESCRIPTION, description | {"parity": parity})
+            size = sum(file.stat().st_size for file in stage.rglob("*") if file.is_file())
+            figures = {"kind": weights, "megabytes": size / 1e6, "error_db": {}}
+            if stored.reduced:
+                figures["error_db"] = error_db(table, endpoints(codec), golden)
+            files.write_json(stage / DESCRIPTION, description | {"weights": figures, "parity": parity})
     except OSError as error:
         raise InputError(f"cannot write {home}: {error.strerror or error}; choose a folder you can write to") from error
     return target
@@ -112,18 +122,18 @@ def read_export(path: str | os.PathLike) -> dict:
         raise InputError(f"no exported model at {path}: expected a folder NAME/VERSION with {DESCRIPTION}") from error
 
 
-def save(codec: Codec, path: str | os.PathLike, table: list[Endpoint]) -> None:
+def save(codec: Codec, path: str | os.PathLike, table: list[Endpoint], stored: StoredWeights | None = None) -> None:
     """Write the SavedModel alone: no staging, no check.
+
+    Args:
+        stored: the weights that the graphs in ``table`` read; by default the codec's own.
 
     Raises:
         InputError: the graph uses a variable that is no weight, such as the state of a noise generator.
     """
     signatures = {endpoint.name: endpoint.function.get_concrete_function() for endpoint in table}
-    # Plain TensorFlow variables, not the Keras objects around them: whoever loads the model has no Keras.
     module = tf.Module()
-    module.weights = [
-        weight.value for part in (codec.representation, codec.encoder, codec.decoder) for weight in part.weights
-    ]
+    module.weights = (StoredWeights(codec) if stored is None else stored).variables
     known = {id(variable) for variable in module.weights}
     for name, function in signatures.items():
         state = [variable.name for variable in function.graph.variables if id(variable) not in known]

@@ -1,0 +1,77 @@
+"""Exports with smaller weights: smaller on disk, equal to Keras with the rounded weights, the cost told."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_export import make_codec, noise
+
+from spectrovae import serving
+from spectrovae.cli import main
+from spectrovae.codec import Codec
+from spectrovae.errors import InputError
+
+
+def rounded(values: np.ndarray, kind: str) -> np.ndarray:
+    if values.ndim < 2 or values.dtype != np.float32:
+        return values
+    if kind == "float16":
+        return values.astype(np.float16).astype(np.float32)
+    scale = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0) / 127
+    return np.rint(values / np.where(scale > 0, scale, 1)).astype(np.float32) * scale
+
+
+def size(path) -> int:
+    return sum(file.stat().st_size for file in (path / "variables").glob("*.data*"))
+
+
+@pytest.fixture(scope="module", params=["vae", "vq-vae"])
+def codec(request, tmp_path_factory):
+    made = make_codec(request.param)
+    path = tmp_path_factory.mktemp("codec") / made.name
+    made.save(path)
+    return made, path, serving.export(made, path.parent / "full", check=False)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("float16", 0.6), ("int8", 0.4)])
+def test_a_reduced_export_is_the_keras_model_with_rounded_weights(codec, kind, share, tmp_path):
+    made, bundle, full = codec
+    before = [np.array(weight) for weight in made.encoder.weights + made.decoder.weights]
+    path = serving.export(made, tmp_path, weights=kind)  # the gate has passed: equal to Keras reading what is stored
+    for weight, value in zip(made.encoder.weights + made.decoder.weights, before):
+        np.testing.assert_array_equal(weight, value)
+    assert size(path) < share * size(full)
+    reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+    kinds = reader.get_variable_to_dtype_map()
+    matrices = [kinds[name] for name, shape in reader.get_variable_to_shape_map().items() if len(shape) > 1]
+    assert tf.as_dtype(kind) in matrices
+
+    other = Codec.load(bundle)
+    for part in (other.encoder, other.decoder):
+        for weight in part.weights:
+            weight.assign(rounded(np.array(weight), kind))
+    waveform = noise(2, 700)
+    served = tf.saved_model.load(str(path)).signatures
+    features = served["features"](waveform=tf.constant(waveform))
+    found = served["reconstruct"](**features)["features"].numpy()
+    np.testing.assert_allclose(found, other.reconstruct_features(other.representation(waveform)), atol=1e-4)
+    assert np.abs(found - made.reconstruct_features(made.representation(waveform))).max() > 1e-4
+    result = served["serving_default"](waveform=tf.constant(waveform))["waveform"]
+    np.testing.assert_allclose(result, other.reconstruct(waveform), atol=1e-3)
+
+    written = serving.read_export(path)["weights"]
+    assert written["kind"] == kind
+    total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    assert written["megabytes"] == pytest.approx(total / 1e6, rel=0.05)
+    assert set(written["error_db"]) == ({"reconstruct"} if "vq" in made.name else {"encode", "reconstruct"})
+    assert all(-100 < error < -10 for error in written["error_db"].values())
+
+
+def test_what_a_reduction_costs_is_printed(codec, tmp_path, capsys):
+    _, bundle, full = codec
+    assert serving.read_export(full)["weights"]["error_db"] == {}
+    assert main(["export", str(bundle), str(tmp_path), "--weights", "float16"]) == 0
+    printed = capsys.readouterr().out
+    assert "float16 weights" in printed
+    assert "RMS error against float32 weights" in printed
+    with pytest.raises(InputError, match="weights must be one of float32, float16, int8"):
+        serving.export(bundle, tmp_path, weights="int4")
