@@ -240,6 +240,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", metavar="DIR", help="writes DIR/NAME/VERSION/")
     sub.add_argument("--name", help="of the served model; the bundle's by default")
     sub.add_argument("--version", type=_positive, help="the next free one by default")
+    targets = ("saved_model", "onnx", "litert")
+    text = (
+        "saved_model: waveform to waveform, for TF Serving; onnx, litert: encoder and decoder without audio processing"
+    )
+    sub.add_argument("--target", default="saved_model", choices=targets, help=text)
     kinds = ("float32", "float16", "int8")
     sub.add_argument("--weights", default="float32", choices=kinds, help="how weights are stored")
     sub.add_argument("--force", action="store_true", help="replace an existing version")

@@ -301,7 +301,7 @@ class Codec:
             InputError: the folder cannot be written.
         """
         path = Path(path)
-        try:
+        with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
             finish_saving(path)
             stage = path / ".saving"
@@ -316,10 +316,6 @@ class Codec:
             files.write_json(stage / "codec.json", self.description() | {"files": hashes})
             os.rename(stage, path / ".saved")
             finish_saving(path)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror or error}; choose a folder you can write to"
-            ) from error
 
     def description(self) -> dict:
         """What ``codec.json`` says, without the file hashes."""

@@ -260,9 +260,11 @@ def study(options) -> tuple[dict, str]:
 
 
 def export(options) -> tuple[dict, str]:
-    """Write a SavedModel and prove it equal in a process without Keras."""
+    """Write a SavedModel and prove it equal in a process without Keras; or encoder and decoder for another runtime."""
     from spectrovae import serving
 
+    if options.target != "saved_model":
+        return _export_parts(options)
     result = serving.export(
         options.bundle, options.folder, name=options.name, version=options.version, weights=options.weights,
         force=options.force,
@@ -274,6 +276,21 @@ def export(options) -> tuple[dict, str]:
         errors = ", ".join(f"{name} {error:.0f} dB" for name, error in weights["error_db"].items())
         lines[-1] += f"; RMS error against float32 weights: {errors}"
     return {"path": str(result), "parity": parity, "weights": weights}, "\n".join(lines)
+
+
+def _export_parts(options) -> tuple[dict, str]:
+    from spectrovae import serving
+
+    if options.version is not None or options.weights != "float32":
+        raise InputError(f"--version and --weights are for a SavedModel; leave them out with --target {options.target}")
+    path = serving.export_parts(options.bundle, options.folder, options.target, name=options.name, force=options.force)
+    parity = json.loads((path / "spectrovae.json").read_text(encoding="utf-8"))["parity"]
+    figures = ", ".join(f"{part} {difference:.0f} dB" for part, difference in parity.items())
+    return {"path": str(path), "parity": parity}, (
+        f"{path}\nlargest difference from the Keras model: {figures}\n"
+        "encoder and decoder alone: features go in and come out. Waveform to features and back stays with the caller, "
+        "by the settings in spectrovae.json"
+    )
 
 
 def deploy(options) -> tuple[dict, str]:

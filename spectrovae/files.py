@@ -13,6 +13,15 @@ from spectrovae.errors import InputError
 
 
 @contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Within this block, what the operating system refuses is an :class:`InputError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose a folder you can write to") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` with the same suffix; rename it to ``path`` when the block ends well.
 
@@ -20,11 +29,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         InputError: the folder cannot be created or written.
     """
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose a folder you can write to") from error
     os.close(handle)
     os.chmod(name, 0o666 & ~_umask())
     try:

@@ -50,6 +50,14 @@ def squared_distances(points, centres):
     return ops.maximum(squares - 2.0 * product, 0.0)
 
 
+def nearest_index(distances):
+    """Index of the smallest along the last axis.
+
+    Not ``ops.argmin``: on TensorFlow it looks at the bits of floats, which neither ONNX nor LiteRT can.
+    """
+    return ops.squeeze(ops.top_k(-distances, k=1)[1], axis=-1)
+
+
 def unit_length(x):
     """Vectors along the last dimension scaled to length 1; zero stays zero."""
     return x * ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 1e-12)
@@ -266,7 +274,7 @@ class VectorQuantiser(Quantiser):
         rest, codes = ops.reshape(vectors, (-1, self.code_dim)), []
         for stage in range(self.stages):
             entries = self.codebook.entries[stage]
-            codes.append(ops.argmin(squared_distances(rest, entries), axis=-1))
+            codes.append(nearest_index(squared_distances(rest, entries)))
             rest = rest - ops.take(entries, codes[-1], axis=0)
         return self._shaped(codes, vectors)
 
@@ -283,7 +291,7 @@ class VectorQuantiser(Quantiser):
             if training and self.kmeans_steps:
                 entries, use, sums = self._start(stage, detached, uniform, entries, use, sums)
             distances = squared_distances(rest, entries)
-            codes.append(ops.argmin(distances, axis=-1))
+            codes.append(nearest_index(distances))
             unused = unused + self._unused(distances)
             if training:
                 distance = ops.min(distances, axis=-1)

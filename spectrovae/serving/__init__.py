@@ -13,6 +13,7 @@ _HOMES = {
     "check_parity": "parity",
     "deploy": "deployment",
     "export": "saved_model",
+    "export_parts": "portable",
     "format_parity": "parity",
     "read_export": "saved_model",
 }

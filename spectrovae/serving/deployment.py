@@ -101,10 +101,17 @@ def exported_models(folder: str | os.PathLike) -> dict[str, list[int]]:
         raise InputError(
             f"no exported model in {folder}: expected NAME/VERSION/saved_model.pb, as spectrovae export writes"
         )
-    for name in found:
-        if not NAME.fullmatch(name):
-            raise InputError(f"the name {name!r} cannot be part of a URL; use letters, digits, '.', '_' and '-'")
-    return {name: sorted(versions) for name, versions in found.items()}
+    return {checked_name(name): sorted(versions) for name, versions in found.items()}
+
+
+def checked_name(name: str) -> str:
+    """The name of a served model, or an :class:`InputError` that says what one is."""
+    if not NAME.fullmatch(name):
+        raise InputError(
+            "name must be a plain folder name of letters, digits, '.', '_' and '-' (URLs hold the name of a served "
+            f"model), received {name!r}"
+        )
+    return name
 
 
 def how_to_try(folder: str | os.PathLike) -> str:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from spectrovae import files
 from spectrovae.codec import Codec, golden_waveforms
 from spectrovae.errors import InputError
-from spectrovae.serving.deployment import NAME
+from spectrovae.serving.deployment import checked_name
 from spectrovae.serving.endpoints import Endpoint, endpoints, examples
 from spectrovae.serving.parity import check_parity
 from spectrovae.serving.staging import staged
@@ -73,15 +73,10 @@ def export(
         ParityError: the SavedModel does not give what the Keras model gives; nothing was written.
     """
     codec = codec if isinstance(codec, Codec) else Codec.load(codec)
-    name = codec.name if name is None else name
-    if not NAME.fullmatch(name):
-        raise InputError(
-            f"name must be a plain folder name of letters, digits, '.', '_' and '-' (URLs hold it), received {name!r}"
-        )
+    name = checked_name(codec.name if name is None else name)
     folder = Path(folder)
     home = folder / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with files.writing(home):
         version = _next_version(home) if version is None else version
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise InputError(f"version must be a whole number from 1 up, received {version!r}")
@@ -105,8 +100,6 @@ def export(
             if stored.reduced:
                 figures["error_db"] = error_db(table, endpoints(codec), golden)
             files.write_json(stage / DESCRIPTION, description | {"weights": figures, "parity": parity})
-    except OSError as error:
-        raise InputError(f"cannot write {home}: {error.strerror or error}; choose a folder you can write to") from error
     return target
 
 

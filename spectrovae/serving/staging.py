@@ -30,6 +30,7 @@ def staged(home: Path, version: str, *, force: bool) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or ``home/version`` has appeared meanwhile.
     """
+    home.parent.mkdir(parents=True, exist_ok=True)
     _clear(home)
     with _own_folder(home) as folder:
         new, old = folder / "new", folder / "old" / version
