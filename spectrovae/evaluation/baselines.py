@@ -73,7 +73,7 @@ def fit_baselines(
 
     Args:
         batches: training features, arrays or tensors (clips, bins, frames, channels).
-        components: the values of k; those that the clips do not span are left out.
+        components: the values of k, each taken once; those that the clips do not span are left out.
         max_clips: most clips the principal components are fitted on.
         seed: seed of the sampling.
 
@@ -83,7 +83,7 @@ def fit_baselines(
     Raises:
         InputError: there is no clip.
     """
-    sizes = sorted(components, reverse=True)
+    sizes = sorted(set(components), reverse=True)
     found = principal_components(batches, max(sizes, default=0), max_clips=max_clips, seed=seed)
     pcas = [PCA(found.mean, found.components[:k]) for k in sizes if k <= len(found.components)]
     return [Identity(), *pcas, Mean(found.overall_mean)]
