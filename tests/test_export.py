@@ -91,6 +91,8 @@ def test_description_tells_the_sample_rate_without_and_with_tensorflow(exported,
     assert description["labels"] == ["yes", "no"]
     written = serving.read_export(path)
     assert written.pop("parity").keys() == {"python", "session"}
+    assert description["weights"] == {"kind": "float32"}
+    assert written.pop("weights").items() > description.pop("weights").items()
     assert written == description
 
 

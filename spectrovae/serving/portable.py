@@ -47,7 +47,8 @@ def export_parts(
 
     Args:
         codec: a codec, or the path of a bundle.
-        target: ``"onnx"`` (needs the extra ``onnx``) or ``"litert"``.
+        target: ``"onnx"`` (needs the extra ``onnx``) or ``"litert"`` (the extra of this name, where
+            TensorFlow has no interpreter any more).
         name: of the model, by default the codec's.
         force: replace an earlier one.
 
@@ -116,7 +117,11 @@ def _litert(function, specs: list[tf.TensorSpec], file: Path) -> Callable[..., T
     with tempfile.TemporaryDirectory() as temporary:
         tf.saved_model.save(module, temporary, signatures=function.get_concrete_function())
         file.write_bytes(tf.lite.TFLiteConverter.from_saved_model(temporary).convert())
-    return tf.lite.Interpreter(model_path=str(file)).get_signature_runner()
+    try:  # TensorFlow's own interpreter is on its way out
+        interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter
+    except ImportError:
+        interpreter = tf.lite.Interpreter
+    return interpreter(model_path=str(file)).get_signature_runner()
 
 
 def _package(name: str) -> Any:

@@ -87,7 +87,7 @@ def export(
             )
         with staged(home, str(version), force=force) as stage:
             description = codec.description() | {"name": name, "version": version}
-            description["labels"] = codec.info.get("labels", [])
+            description |= {"labels": codec.info.get("labels", []), "weights": {"kind": weights}}
             stored = StoredWeights(codec, weights)
             table = endpoints(codec, stored.read, description)
             save(codec, stage, table, stored)
