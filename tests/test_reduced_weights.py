@@ -1,8 +1,11 @@
 """Exports with smaller weights: smaller on disk, equal to Keras with the rounded weights, the cost told."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from test_export import make_codec, noise
 
 from spectrovae import serving
@@ -24,6 +27,13 @@ def size(path) -> int:
     return sum(file.stat().st_size for file in (path / "variables").glob("*.data*"))
 
 
+def largest_constant(path) -> int:
+    graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    functions = (node for function in graph.library.function for node in function.node_def)
+    constants = (node for node in itertools.chain(graph.node, functions) if node.op == "Const")
+    return max(node.ByteSize() for node in constants if node.attr["dtype"].type != tf.string.as_datatype_enum)
+
+
 @pytest.fixture(scope="module", params=["vae", "vq-vae"])
 def codec(request, tmp_path_factory):
     made = make_codec(request.param)
@@ -40,6 +50,7 @@ def test_a_reduced_export_is_the_keras_model_with_rounded_weights(codec, kind, s
     for weight, value in zip(made.encoder.weights + made.decoder.weights, before):
         np.testing.assert_array_equal(weight, value)
     assert size(path) < share * size(full)
+    assert largest_constant(path) <= largest_constant(full)  # no weight is left in the graph
     reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     kinds = reader.get_variable_to_dtype_map()
     matrices = [kinds[name] for name, shape in reader.get_variable_to_shape_map().items() if len(shape) > 1]

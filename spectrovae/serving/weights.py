@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -36,26 +35,33 @@ class StoredWeights:
             raise InputError(f"weights must be one of {', '.join(KINDS)}, received {kind!r}")
         self.kind = kind
         self.plain: list[tf.Variable] = [weight.value for weight in codec.representation.weights]
-        self.reduced: list[list[tf.Variable]] = []
-        self._originals: list[keras.Variable] = []
+        self.reduced: dict[int, list[tf.Variable]] = {}  # by the id of Keras's variable
         for weight in [*codec.encoder.weights, *codec.decoder.weights]:
             if kind == "float32" or len(weight.shape) < 2 or weight.dtype != "float32":
                 self.plain.append(weight.value)
             else:
-                self._originals.append(weight)
-                self.reduced.append(_reduced(np.asarray(weight), kind))
+                self.reduced[id(weight)] = _reduced(np.asarray(weight), kind)
 
     @property
     def variables(self) -> list[tf.Variable]:
         """All that an export keeps: plain TensorFlow variables, as who loads it has no Keras."""
-        return [*self.plain, *(variable for variables in self.reduced for variable in variables)]
+        return [*self.plain, *(variable for variables in self.reduced.values() for variable in variables)]
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[None]:
-        """Within this block, while a graph is traced, Keras reads the stored weights in place of its own."""
-        stored = zip(self._originals, (_restored(*variables) for variables in self.reduced))
-        with keras.StatelessScope(state_mapping=list(stored)) if self.reduced else contextlib.nullcontext():
-            yield
+    def read(self) -> contextlib.AbstractContextManager:
+        """Within this context, while a graph is traced, Keras reads the stored weights in place of its own."""
+        return _Reading(self.reduced) if self.reduced else contextlib.nullcontext()
+
+
+class _Reading(keras.StatelessScope):
+    """Restores a weight when it is read, so that it happens in the graph of whoever reads it, not once before."""
+
+    def __init__(self, reduced: dict[int, list[tf.Variable]]):
+        super().__init__()
+        self.reduced = reduced
+
+    def get_current_value(self, variable):
+        stored = self.reduced.get(id(variable))
+        return super().get_current_value(variable) if stored is None else _restored(*stored)
 
 
 def error_db(table: list[Endpoint], full: list[Endpoint], waveform: np.ndarray) -> dict[str, float]:
