@@ -28,8 +28,8 @@ class GaussianParameters(keras.layers.Layer):
 
     @staticmethod
     def unbounded(log_variance: np.ndarray) -> np.ndarray:
-        """What must go in for these log-variances, all inside the bounds, to come out."""
-        return 9.0 * np.arctanh((log_variance + 3.0) / 9.0) - 3.0
+        """What must go in for these log-variances to come out; at the bounds and beyond them, for ones just inside."""
+        return 9.0 * np.arctanh(np.clip((log_variance + 3.0) / 9.0, -0.99, 0.99)) - 3.0
 
     def compute_output_shape(self, input_shape):
         half = (*input_shape[:-1], input_shape[-1] // 2)

@@ -132,9 +132,10 @@ def test_with_principal_components_the_posterior_starts_as_that_of_the_linear_mo
     np.testing.assert_allclose(np.asarray(log_variance), np.log(np.diag(covariance))[None].repeat(2, 0), atol=0.02)
 
 
-def test_fewer_clips_than_dimensions_still_initialise():
+@pytest.mark.parametrize("family", [Autoencoder, VAE])
+def test_fewer_clips_than_dimensions_still_initialise(family):
     features = low_rank(3)
-    model = Autoencoder((16, 8, 1), latent_dim=8, preset="tiny")
+    model = family((16, 8, 1), latent_dim=8, preset="tiny")
     model.initialise([features])
     assert rmse(model, features) < 1e-3
     model.compile(optimizer="adam")

@@ -85,7 +85,7 @@ def folder(saved, exported, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(folder):
     server = Server(
-        folder, f"--max-bytes={MAX_BYTES}", "--read-timeout=1", "--call-timeout=3", "--poll=0.1", "--batch-threads=1"
+        folder, f"--max-bytes={MAX_BYTES}", "--read-timeout=1", "--call-timeout=8", "--poll=0.1", "--batch-threads=1"
     )
     yield server
     assert server.process.poll() is None, "a request ended the server"
