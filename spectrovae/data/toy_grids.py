@@ -116,9 +116,9 @@ class Additive(Grid):
     through a biquad. 10 x 20 x 10 x 10 values:
 
     - ``inharmonicity``: B, evenly from 0 to 0.003;
-    - ``harmonics``: N, 10, 12, ... 48;
+    - ``harmonics``: N, 11 to 30;
     - ``q``: of the biquad, geometrically from 0.7 to 10;
-    - ``cutoff``: Hz, geometrically from 200 to 2 000.
+    - ``cutoff``: Hz, geometrically from 400 to 4 000.
 
     Arguments as of :class:`Grid`.
     """
@@ -126,9 +126,9 @@ class Additive(Grid):
     name = "additive"
     values = {
         "inharmonicity": np.linspace(0.0, 0.003, 10),
-        "harmonics": np.arange(10.0, 49.0, 2.0),
+        "harmonics": np.arange(11.0, 31.0),
         "q": np.geomspace(0.7, 10.0, 10),
-        "cutoff": np.geomspace(200.0, 2000.0, 10),
+        "cutoff": np.geomspace(400.0, 4000.0, 10),
     }
     fundamental = 110.0
 

@@ -33,9 +33,7 @@ class ToySet:
         """These sounds: float32 ``(sounds, samples)``."""
         raise NotImplementedError
 
-    def sample(
-        self, count: int, random: np.random.Generator, fixed: Mapping[str, float] | None = None
-    ) -> np.ndarray:
+    def sample(self, count: int, random: np.random.Generator, fixed: Mapping[str, float] | None = None) -> np.ndarray:
         """Draw the numbers of ``count`` sounds, with replacement, from those whose ``fixed`` factors are as given.
 
         Args:
