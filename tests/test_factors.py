@@ -70,8 +70,8 @@ def test_an_untrained_encoder_has_the_same_layers_and_leaves_the_trained_one():
 
 
 def test_what_has_no_factors_is_refused(recordings):
+    one = Recordings.open("toy:harmonic?size=600", sample_rate=44_100, samples=SAMPLES)
     with pytest.raises(InputError, match="two factors that vary, received 1"):
-        one = Recordings.open("toy:harmonic?size=600", sample_rate=44_100, samples=SAMPLES)
         factors.disentangle(codec_of(None), one)
     with pytest.raises(InputError, match="2000 dimensions"):
         factors.disentangle(codec_of(None, 2000), recordings)

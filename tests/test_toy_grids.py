@@ -66,7 +66,7 @@ def test_responses_are_scipys(cutoff, sharpness):
 
 @pytest.mark.parametrize("places", [{}, {"inharmonicity": 4, "harmonics": 7, "q": 9, "cutoff": 5}, {"harmonics": -1}])
 def test_an_additive_sound_is_its_partials_through_the_biquad(places):
-    """Level of each partial, measured by least squares, against 1/n times SciPy's response; partials spread as B says."""
+    """Level of each partial, by least squares, against 1/n times SciPy's response; they spread as B says."""
     made = Additive(samples=8192)
     index = index_of(made, **places)
     inharmonicity, harmonics, q, cutoff = made.factors([index])[0]

@@ -32,7 +32,7 @@ def sinusoids(amplitudes: np.ndarray, frequencies: np.ndarray, samples: int) -> 
 
 
 def _powers(cycles: np.ndarray, count: int) -> np.ndarray:
-    """``exp(2 pi i cycles n)`` of n = 0 to count - 1 at axis 1, by doubling: a product costs less than an exponential."""
+    """``exp(2 pi i cycles n)`` of n = 0 to count - 1 at axis 1, by doubling: products cost less than exponentials."""
     result = np.empty((len(cycles), count, cycles.shape[1]), np.complex128)
     result[:, 0] = 1.0
     done = 1
@@ -45,8 +45,10 @@ def _powers(cycles: np.ndarray, count: int) -> np.ndarray:
 
 
 def biquad_low_pass(frequencies: np.ndarray, cutoff: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Response of the second-order low-pass 1 / (s^2 + s / Q + 1) after the bilinear transform, as in R. Bristow-Johnson's
-    cookbook; frequencies in cycles a sample, the gain 1 at 0 Hz and Q at the cut-off."""
+    """Response of the second-order low-pass 1 / (s^2 + s / Q + 1) after the bilinear transform.
+
+    As in R. Bristow-Johnson's cookbook: the gain is 1 at 0 Hz and Q at the cut-off. Frequencies in cycles a sample.
+    """
     s = _prewarped(frequencies, cutoff)
     return 1.0 / (s * s + s / q + 1.0)
 

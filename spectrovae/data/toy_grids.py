@@ -5,7 +5,6 @@ they have those sizes, and ranges in which the factors can be told from the soun
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from scipy.special import jv
@@ -21,8 +20,8 @@ _TOGETHER = 32
 class Grid(ToySet):
     """All combinations of the values of several factors; with a smaller ``size`` a random part of them.
 
-    Sounds are steady; their phases are random where that leaves the spectrum as it is. One gain for all of a set keeps every sound within [-0.9, 0.9] whatever the
-    phases; noise may exceed that. Partials from half the sample rate up are left out, so nothing is aliased.
+    Sounds are steady; their phases are random where that leaves the spectrum as it is. One gain for all of a set keeps
+    every sound within [-0.9, 0.9] whatever the phases; noise may exceed that. Partials from half the sample rate up are left out, so nothing is aliased.
 
     Args:
         sample_rate: Hz.

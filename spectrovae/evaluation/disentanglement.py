@@ -1,9 +1,9 @@
-"""Whether the dimensions of a latent are the factors that made the sounds: five metrics, from latents and factors alone.
+"""Whether the dimensions of a latent are the factors that made the sounds: metrics of latents and factors alone.
 
-Codes are float ``(sounds, dimensions)``, factors ``(sounds, factors)``. Both are taken by their order alone: a factor, or
-a dimension in MIG, becomes levels, its values where they are few and bins of equal counts otherwise. A code is thus not
-blamed for following log f instead of f. Every score is 1 at best, and does not change when dimensions change places,
-sign or scale. None is 0 for codes that know nothing: compare with :func:`chance`, and with an untrained encoder.
+Codes are float ``(sounds, dimensions)``, factors ``(sounds, factors)``. A factor, and in MIG a dimension, becomes levels:
+its values where they are few, bins of equal counts otherwise. A code is thus not blamed for following log f instead of
+f. Every score is 1 at best, and does not change when dimensions change places, sign or scale. Few are 0 for codes that
+know nothing: compare with :func:`chance`, and with an untrained encoder.
 
 The protocols are those of Locatello et al., "Challenging Common Assumptions" (2019), with differences that are stated.
 """
@@ -22,7 +22,7 @@ from spectrovae.errors import InputError
 
 BINS = 20
 ACTIVE = 0.05
-"""A dimension takes part in the beta-VAE and FactorVAE metrics if its standard deviation is this part of the largest."""
+"""A dimension takes part in the beta-VAE and FactorVAE metrics if its deviation is this part of the largest."""
 
 METRICS = (
     "beta_vae", "factor_vae", "mig", "sap", "disentanglement", "completeness", "informativeness",
@@ -113,7 +113,7 @@ def mig(codes: np.ndarray, factors: np.ndarray) -> float:
 
 
 def sap(codes: np.ndarray, factors: np.ndarray) -> float:
-    """Separated attribute predictability (Kumar et al., 2018): the gap between the two best dimensions' R^2 of a factor.
+    """Separated attribute predictability (Kumar et al., 2018): the gap between a factor's two best R^2.
 
     A dimension's R^2 is the squared correlation, as in the paper for factors that are quantities; here of ranks. The
     mean over factors.
@@ -153,7 +153,7 @@ def dci(codes: np.ndarray, factors: np.ndarray, *, rounds: int = 100, seed: int 
 
 
 def levels(values: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Numbers as whole levels from 0 [shape=(n,)]: the values' order if there are at most ``bins``, else equal counts."""
+    """Numbers as whole levels from 0 [shape=(n,)]: the values' order if they are at most ``bins``, else equal counts."""
     unique, place = np.unique(values, return_inverse=True)
     if len(unique) <= bins:
         return place.reshape(-1)

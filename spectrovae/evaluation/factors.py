@@ -28,15 +28,15 @@ def disentangle(
     Args:
         codec: a ``Codec`` with a latent of numbers, which for a VAE is the posterior mean.
         recordings: a toy set of two factors or more, opened at the codec's rate and length.
-        seeds: of the metrics' draws, of an untrained encoder's weights, and of the shuffling for chance: a run for each.
+        seeds: of the metrics' draws, of the untrained weights and of the shuffling for chance; a run for each.
 
     Returns:
         plain JSON: ``model``, ``untrained`` (the same encoder with random weights) and ``chance`` (the model's codes,
-        given to the wrong sounds), each as :func:`spectrovae.evaluation.disentanglement.summary` gives them; ``sounds``,
-        ``dimensions``, ``factors``, ``split``, ``seeds``, ``data`` (fingerprint).
+        given to the wrong sounds), each as :func:`spectrovae.evaluation.disentanglement.summary` gives them;
+        ``sounds``, ``dimensions``, ``factors``, ``split``, ``seeds``, ``data`` (fingerprint).
 
     Raises:
-        InputError: recordings without known factors, codes in place of numbers, a latent of too many dimensions, no seed.
+        InputError: recordings without known factors, a latent of codes or of too many dimensions, no seed.
     """
     factors = recordings.factors(split)
     dimensions = sum(int(np.prod(tensor.shape[1:])) for tensor in codec.encoder.outputs)
