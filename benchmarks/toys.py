@@ -42,10 +42,15 @@ def fm(made, factors):
     return signal.lfilter(b, a, np.sin(angle + index * np.sin(ratio * angle)))
 
 
-def seconds(function) -> float:
+def seconds(function, *arguments) -> float:
     start = time.process_time()
-    function()
+    function(*arguments)
     return time.process_time() - start
+
+
+def one_by_one(naive, made, rows) -> None:
+    for factors in made.factors(rows):
+        naive(made, factors)
 
 
 print(
@@ -54,11 +59,7 @@ print(
 for made, naive in ((Additive(), additive), (FrequencyModulation(), fm)):
     rows = np.random.default_rng(0).choice(len(made), options.sounds, replace=False)
     made.waveforms(rows[:2])
-    rounds = [
-        seconds(lambda: [naive(made, factors) for factors in made.factors(rows)])
-        / seconds(lambda: made.waveforms(rows))
-        for _ in range(options.rounds)
-    ]
+    rounds = [seconds(one_by_one, naive, made, rows) / seconds(made.waveforms, rows) for _ in range(options.rounds)]
     print(f"{made.name:>9} {statistics.median(rounds):6.1f}   ({min(rounds):.1f} to {max(rounds):.1f})")
     if options.full:
         start, used = time.perf_counter(), time.process_time()

@@ -21,7 +21,8 @@ class Grid(ToySet):
     """All combinations of the values of several factors; with a smaller ``size`` a random part of them.
 
     Sounds are steady; their phases are random where that leaves the spectrum as it is. One gain for all of a set keeps
-    every sound within [-0.9, 0.9] whatever the phases; noise may exceed that. Partials from half the sample rate up are left out, so nothing is aliased.
+    every sound within [-0.9, 0.9] whatever the phases; noise may exceed that. Partials from half the sample rate up are
+    left out, so nothing is aliased.
 
     Args:
         sample_rate: Hz.

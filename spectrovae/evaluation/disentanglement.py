@@ -1,9 +1,9 @@
 """Whether the dimensions of a latent are the factors that made the sounds: metrics of latents and factors alone.
 
-Codes are float ``(sounds, dimensions)``, factors ``(sounds, factors)``. A factor, and in MIG a dimension, becomes levels:
-its values where they are few, bins of equal counts otherwise. A code is thus not blamed for following log f instead of
-f. Every score is 1 at best, and does not change when dimensions change places, sign or scale. Few are 0 for codes that
-know nothing: compare with :func:`chance`, and with an untrained encoder.
+Codes are float ``(sounds, dimensions)``, factors ``(sounds, factors)``. A factor, and in MIG a dimension, becomes
+levels: its values where they are few, bins of equal counts otherwise. A code is thus not blamed for following log f
+instead of f. Every score is 1 at best, and does not change when dimensions change places, sign or scale. Few are 0 for
+codes that know nothing: compare with :func:`chance`, and with an untrained encoder.
 
 The protocols are those of Locatello et al., "Challenging Common Assumptions" (2019), with differences that are stated.
 """
@@ -153,7 +153,7 @@ def dci(codes: np.ndarray, factors: np.ndarray, *, rounds: int = 100, seed: int 
 
 
 def levels(values: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Numbers as whole levels from 0 [shape=(n,)]: the values' order if they are at most ``bins``, else equal counts."""
+    """Numbers as whole levels from 0 [shape=(n,)]: the values' order if at most ``bins``, else equal counts."""
     unique, place = np.unique(values, return_inverse=True)
     if len(unique) <= bins:
         return place.reshape(-1)
