@@ -1,6 +1,7 @@
 """Disentanglement of whole codecs: one whose latent is the factors, its floors, and the command."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -75,6 +76,10 @@ def test_what_has_no_factors_is_refused(recordings):
         factors.disentangle(codec_of(None), one)
     with pytest.raises(InputError, match="2000 dimensions"):
         factors.disentangle(codec_of(None, 2000), recordings)
+    x = keras.Input((513, 1, 1))
+    coded = SimpleNamespace(name="coded", encoder=keras.Model(x, keras.ops.cast(x, "int32")))
+    with pytest.raises(InputError, match="coded encodes to codes"):
+        factors.disentangle(coded, recordings)
     with pytest.raises(InputError, match="at least one seed"):
         factors.disentangle(codec_of(None), recordings, seeds=())
 

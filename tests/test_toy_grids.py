@@ -212,6 +212,14 @@ def test_nothing_is_aliased_at_a_low_rate():
     assert magnitudes.max() < 1e-2  # of thousands
 
 
+def test_a_smaller_set_tests_on_nothing_that_the_whole_set_trains_on():
+    whole, part = Additive(samples=1), Additive(samples=1, size=700)
+    factors = {made: {name: set(map(tuple, made.factors(rows))) for name, rows in made.splits().items()}
+               for made in (whole, part)}  # fmt: skip
+    for split in ("train", "validation", "test"):
+        assert factors[part][split] < factors[whole][split]
+
+
 def test_the_sampler_holds_factors_fixed():
     made = FrequencyModulation(samples=1, size=5000)
     random = np.random.default_rng(0)

@@ -52,9 +52,14 @@ class ToySet:
             raise InputError(f"no sound of toy:{self.name} has {dict(fixed or {})}; fix factors at values of the set")
         return random.choice(rows, count)
 
+    @property
+    def identities(self) -> np.ndarray:
+        """A whole number for each sound, which decides its split."""
+        return np.arange(self.size)
+
     def splits(self) -> dict[str, np.ndarray]:
-        """Indices of "train", "validation" and "test" (80, 10, 10 %), by the hash of the index."""
-        keys = [f"{self.name}:{index}" for index in range(self.size)]
+        """Indices of "train", "validation" and "test" (80, 10, 10 %), by the hash of the sounds' identities."""
+        keys = [f"{self.name}:{identity}" for identity in self.identities]
         chosen = split_by_hash(keys)
         split_of = np.array([chosen[key] for key in keys])
         return {split: np.flatnonzero(split_of == split) for split in SPLITS}
