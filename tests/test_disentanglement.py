@@ -36,8 +36,9 @@ def every(codes, factors, seed=0):
     }
 
 
-def test_perfect_codes_score_one(factors):
-    assert dis.scores(np.log(factors), factors) == pytest.approx(dict.fromkeys(dis.METRICS, 1.0), abs=1e-3)
+@pytest.mark.parametrize("units", [(1.0, 1.0, 1.0), (1e-4, 1.0, -1e4)])
+def test_perfect_codes_score_one(factors, units):
+    assert dis.scores(np.log(factors) * units, factors) == pytest.approx(dict.fromkeys(dis.METRICS, 1.0), abs=1e-3)
 
 
 @pytest.mark.parametrize("width", [1, 2])
@@ -68,7 +69,7 @@ def test_codes_that_know_nothing_are_at_chance(factors, noise):
 def test_places_signs_and_scales_of_dimensions_do_not_matter(factors, noise):
     codes = np.log(factors) @ np.array([[1.0, 0.3, 0.0], [0.0, 1.0, 0.2], [0.4, 0.0, 1.0]]) + 0.1 * noise[:, :3]
     plain = every(codes, factors)
-    moved = every(-3.0 * codes[:, [2, 0, 1]], factors)
+    moved = every(codes[:, [2, 0, 1]] * [-3.0, 1e-4, -1e5], factors)
     assert 0.1 < plain["mig"] < 0.9
     for name in dis.METRICS:
         # quantiles and splits lie on the other side of a value when the sign changes

@@ -21,8 +21,9 @@ from scipy.stats import rankdata
 from spectrovae.errors import InputError
 
 BINS = 20
-ACTIVE = 0.05
-"""A dimension takes part in the beta-VAE and FactorVAE metrics if its deviation is this part of the largest."""
+CONSTANT = 1e-7
+"""A dimension is a constant, and left out, if its deviation is this part of its largest value: float32's rounding. Others
+take part however small: means carry no noise that a threshold must keep out, as samples do (Kim and Mnih: 0.05)."""
 
 METRICS = (
     "beta_vae", "factor_vae", "mig", "sap", "disentanglement", "completeness", "informativeness",
@@ -273,10 +274,10 @@ class _Drawer:
 
 
 def _standardised(codes: np.ndarray) -> np.ndarray:
-    """The active dimensions, each with a standard deviation of 1; one of zeros where none is active."""
+    """The dimensions that vary, each with a standard deviation of 1; one of zeros where none does."""
     deviation = codes.std(axis=0)
-    active = deviation > ACTIVE * deviation.max()
-    return codes[:, active] / deviation[active] if active.any() else np.zeros((len(codes), 1))
+    varies = deviation > CONSTANT * np.abs(codes).max(axis=0)
+    return codes[:, varies] / deviation[varies] if varies.any() else np.zeros((len(codes), 1))
 
 
 def _checked(codes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
