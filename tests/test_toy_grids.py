@@ -149,7 +149,6 @@ def test_the_nearest_clean_spectrum_tells_the_factors_of_a_noisy_sound(grid):
     varying = truth.std(axis=0) > 0
     assert varying[-3:].all()
     found = nearest.predict(levels_in_bands(noisy, chosen))
-    print(grid.name, explained(found[:, varying], truth[:, varying]))
     assert explained(found[:, varying], truth[:, varying]).min() > 0.9
 
 
@@ -161,7 +160,6 @@ def test_regression_on_spectra_finds_the_factors_of_new_sounds(grid):
     levels, truth = levels_in_bands(made, rows), places(made, rows)
     model = ExtraTreesRegressor(60, max_features=0.2, min_samples_leaf=2, random_state=0)
     found = explained(model.fit(levels[:2400], truth[:2400]).predict(levels[2400:]), truth[2400:])
-    print(made.name, found)
     # What resonance does depends on where the cut-off is; that takes more sounds, or the nearest one, as above.
     told = [name not in ("q", "resonance") for name in made.factor_names]
     assert found[told].min() > 0.5

@@ -22,7 +22,7 @@ from spectrovae.errors import InputError
 
 BINS = 20
 CONSTANT = 1e-7
-"""A dimension is a constant, and left out, if its deviation is this part of its largest value: float32's rounding. Others
+"""A dimension is a constant, and left out, if its deviation is this part of its largest value (rounding). Others
 take part however small: means carry no noise that a threshold must keep out, as samples do (Kim and Mnih: 0.05)."""
 
 METRICS = (
