@@ -218,6 +218,14 @@ def _parser() -> argparse.ArgumentParser:
         "--split", default="validation", choices=("train", "validation", "test"), help="what to measure on"
     )
 
+    sub = command("disentangle", commands.disentangle)
+    sub.add_argument("bundle")
+    sub.add_argument("--data", required=True, help="toy set of several factors: toy:additive, toy:fm")
+    sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to measure on")
+    sub.add_argument("--seeds", type=_whole, default=(0, 1, 2, 3, 4), help="as 0,1,2")
+    sub.add_argument("--out", help="write the result (JSON) here")
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
+
     for name, run in (("compare", commands.compare), ("robustness", commands.robustness)):
         sub = command(name, run)
         sub.add_argument("bundles", nargs="+", metavar="BUNDLE")

@@ -204,6 +204,21 @@ def diagnose(options) -> tuple[dict, str]:
     return examine.plain(report), examine.report_text(report)
 
 
+def disentangle(options) -> tuple[dict, str]:
+    """Measure whether a latent's dimensions are a toy set's factors, beside an untrained encoder and chance."""
+    from spectrovae import files
+    from spectrovae.data import Recordings
+    from spectrovae.evaluation import factors
+
+    codec = _codec(options.bundle)
+    out = _free(Path(options.out), options.force) if options.out else None
+    recordings = Recordings.open(options.data, sample_rate=codec.sample_rate, samples=codec.segment_samples)
+    result = factors.disentangle(codec, recordings, split=options.split, seeds=options.seeds, log=_log)
+    if out:
+        files.write_json(out, result)
+    return result, factors.format_disentanglement(result)
+
+
 def compare(options) -> tuple[dict, str]:
     """Models beside baselines and beside the representation's own ceiling."""
     from spectrovae import evaluation

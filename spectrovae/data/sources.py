@@ -11,7 +11,8 @@ import tensorflow as tf
 from spectrovae import audio
 from spectrovae.data.decode import decoder_for
 from spectrovae.data.manifest import SPLITS, Manifest, Record
-from spectrovae.data.toy import PREFIX, Harmonic
+from spectrovae.data.toy import PREFIX
+from spectrovae.data.toy_set import ToySet
 from spectrovae.errors import InputError
 
 
@@ -27,19 +28,19 @@ class Example:
 
 
 class ToySource:
-    """A toy set. Its sounds are labelled by their first factor."""
+    """A toy set. Its sounds are labelled by their factors."""
 
     manifest = None
 
-    def __init__(self, toy: Harmonic):
+    def __init__(self, toy: ToySet):
         self.toy, self._indices = toy, toy.splits()
         self.sample_rate, self.samples = toy.sample_rate, toy.samples
         self.fingerprint, self.factor_names = toy.fingerprint, toy.factor_names
         self.described = f"{len(toy)} sounds"
         self.examples = {
             split: [
-                Example(f"{PREFIX}{toy.name}/{index}", f"{factors[0]:.4f}", None, int(index))
-                for index, factors in zip(indices, toy.factors(indices))
+                Example(f"{PREFIX}{toy.name}/{index}", label, None, int(index))
+                for index, label in zip(indices, _labels(toy, indices))
             ]
             for split, indices in self._indices.items()
         }
@@ -48,7 +49,7 @@ class ToySource:
         """Nothing on disk can have changed."""
 
     def summary(self) -> dict[str, Any]:
-        return {"toy": self.toy.name, "size": len(self.toy), "seed": self.toy.seed}
+        return {"toy": self.toy.name, "size": len(self.toy), "seed": self.toy.seed, "factors": list(self.factor_names)}
 
     def factors(self, split: str) -> np.ndarray:
         return self.toy.factors(self._indices[split])
@@ -66,6 +67,14 @@ class ToySource:
             return tf.ensure_shape(batch, (None, self.samples))
 
         return rows.map(make, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _labels(toy: ToySet, indices: np.ndarray) -> list[str]:
+    """Of one factor its value; of several, each with its name: ``"q=0.7 cutoff=200"``."""
+    factors = toy.factors(indices)
+    if len(toy.factor_names) == 1:
+        return [f"{value:.4f}" for (value,) in factors]
+    return [" ".join(f"{name}={value:.4g}" for name, value in zip(toy.factor_names, row)) for row in factors]
 
 
 class FileSource:

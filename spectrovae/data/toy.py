@@ -1,23 +1,25 @@
 """Sounds made by formula, with the factors that made them: no files, no network.
 
 A toy set is named like a folder of recordings, with options if any: ``toy:harmonic``,
-``toy:harmonic?size=500&seed=1``.
+``toy:harmonic?size=500&seed=1``, ``toy:additive?noise_db=-40``, ``toy:fm``.
 """
 
-import hashlib
 import inspect
+import math
+from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
 
 from spectrovae.audio import example_length
-from spectrovae.data.manifest import SPLITS, split_by_hash
+from spectrovae.data.toy_grids import Additive, FrequencyModulation
+from spectrovae.data.toy_set import ToySet
 from spectrovae.errors import InputError
 
 PREFIX = "toy:"
 
 
-class Harmonic:
+class Harmonic(ToySet):
     """The "spectral richness" set: a harmonic series on 220 Hz, from one partial to all below Nyquist.
 
     Partial n has amplitude 1/n. The factor, richness r in [1, N], says how many there are: partials up to
@@ -54,9 +56,6 @@ class Harmonic:
         angles = 2 * np.pi * self.fundamental * np.arange(1, self.partials + 1)[:, None] * time
         self._waves = np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32)
 
-    def __len__(self) -> int:
-        return self.size
-
     def factors(self, indices: np.ndarray) -> np.ndarray:
         """The factors of these sounds: float64 ``(sounds, 1)``, the richness r."""
         indices = np.asarray(indices)
@@ -73,26 +72,13 @@ class Harmonic:
         weights = np.concatenate([amplitudes * np.cos(phases), amplitudes * np.sin(phases)], axis=1)
         return weights.astype(np.float32) @ self._waves
 
-    def splits(self) -> dict[str, np.ndarray]:
-        """Indices of "train", "validation" and "test" (80, 10, 10 %), by the hash of the index."""
-        keys = [f"{self.name}:{index}" for index in range(self.size)]
-        chosen = split_by_hash(keys)
-        split_of = np.array([chosen[key] for key in keys])
-        return {split: np.flatnonzero(split_of == split) for split in SPLITS}
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash over everything that decides the sounds."""
-        parameters = f"{self.name}:{self.sample_rate}:{self.samples}:{self.size}:{self.seed}"
-        return hashlib.sha256(parameters.encode()).hexdigest()
-
-
-TOYS = {Harmonic.name: Harmonic}
+TOYS: dict[str, type] = {toy.name: toy for toy in (Harmonic, Additive, FrequencyModulation)}
 
 
 def open_toy(
     source: str, sample_rate: int | None = None, samples: int | None = None, duration: float | None = None
-) -> Harmonic:
+) -> ToySet:
     """Make the toy set that ``toy:NAME?option=number&...`` names.
 
     Args:
@@ -101,17 +87,32 @@ def open_toy(
         duration: seconds of each sound where no ``samples`` are given.
 
     Raises:
-        InputError: an unknown set or option, or a value that is no whole number.
+        InputError: an unknown set or option, or a value that is no number.
     """
     name, _, query = source.removeprefix(PREFIX).partition("?")
     if name not in TOYS:
         raise InputError(f"there is no toy set {name!r}; choose from {', '.join(PREFIX + toy for toy in TOYS)}")
-    known = list(inspect.signature(TOYS[name]).parameters)
-    options: dict[str, int] = {}
+    known = inspect.signature(TOYS[name]).parameters
+    options: dict[str, Any] = {}
     for option, value in parse_qsl(query, keep_blank_values=True):
-        if option not in known or not value.isdecimal():
-            raise InputError(f"{source}: options are whole numbers for {', '.join(known)}; received {option}={value}")
-        options[option] = int(value)
-    rate = options["sample_rate"] = sample_rate or options.get("sample_rate", 8000)
+        number = _number(value, whole=option != "noise_db")
+        if option not in known or number is None:
+            raise InputError(
+                f"{source}: options are numbers for {', '.join(known)}, whole but for noise_db; "
+                f"received {option}={value}"
+            )
+        options[option] = number
+    rate = options["sample_rate"] = sample_rate or options.get("sample_rate", known["sample_rate"].default)
     options["samples"] = example_length(rate, samples or options.get("samples"), duration)
     return TOYS[name](**options)
+
+
+def _number(text: str, whole: bool) -> float | None:
+    """The number that the text is, or None."""
+    if whole:
+        return int(text) if text.isdecimal() else None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

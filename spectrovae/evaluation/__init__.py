@@ -3,6 +3,7 @@
 metrics        distances between dB spectrograms, by clip, with bootstrap intervals
 baselines      identity, PCA-k and mean
 diagnostics    what a latent carries, of any family
+disentanglement  whether dimensions are factors: five metrics; ``factors`` takes them of a model
 perturbations  disturbances of a dB spectrogram
 systems        models and baselines gathered by representation
 compare        models side by side
