@@ -23,7 +23,7 @@ def windows(
         InputError: a step below 1, or an empty stream.
     """
     if step < 1:
-        raise InputError(f"the step between blocks must be at least 1, received {step}")
+        raise InputError(f"blocks (block_frames) must be at least 1 long, received {step}")
     parts: list[np.ndarray] = []
     waiting, offset = 0, 0
     for part in values:
