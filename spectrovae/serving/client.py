@@ -74,8 +74,8 @@ class Client:
         Raises:
             ServerError: see :meth:`predict`; or the model does not describe itself.
         """
+        answer = self.predict("describe", request=np.array([""], object))
         try:
-            answer = self.predict("describe", request=np.array([""], object))
             return json.loads(np.ravel(answer["description"])[0])
         except (KeyError, ValueError) as error:
             raise ServerError(f"{self.url} is no model that spectrovae exported: {error}") from error
