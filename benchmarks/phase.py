@@ -28,6 +28,7 @@ TARGETS = [(0.0, 8.0), (3.0, 4.0)]  # dB better than librosa's 32 iterations, ti
 METHODS = [
     *(("griffin_lim", n) for n in (32, 100)),
     *(("fast_griffin_lim", n) for n in (8, 16, 32, 64, 100)),
+    *(("accelerated_griffin_lim", n) for n in (8, 16, 20, 24, 32, 64)),
     *(("admm", n) for n in (16, 32, 64)),
     ("pghi", 0),
     *(("pghi_fast_griffin_lim", n) for n in (2, 3, 4, 8, 10, 16, 32)),

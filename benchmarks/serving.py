@@ -137,11 +137,11 @@ def timed(call: Callable, clients: int, count: int) -> tuple[list[float], float]
 
 
 def target(name: str, value: float, bound: float, unit: str, at_most: bool) -> dict:
-    met = value <= bound if at_most else value >= bound
+    met = bool(value <= bound if at_most else value >= bound)
     print(
         f"{'met   ' if met else 'MISSED'} {name}: {value:.2f} {unit}, {'at most' if at_most else 'at least'} {bound:g}"
     )
-    return {"target": name, "value": value, "bound": bound, "met": met}
+    return {"target": name, "value": float(value), "bound": bound, "met": met}
 
 
 def speed(folder: Path, model: str, options: argparse.Namespace) -> dict:

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--dynamic-range", type=float, default=80.0, help="dB below the top at which levels end")
         group.add_argument("--n-fft", type=_positive, help="samples of a window; by default what 64 ms hold")
         group.add_argument("--hop-length", type=_positive, help="samples between frames; a quarter window by default")
-        group.add_argument("--phase-search", help="log-stft, log-mel: griffin_lim, fast_griffin_lim, admm, pghi, ...")
+        group.add_argument("--phase-search", help="log-stft, log-mel: accelerated_griffin_lim, griffin_lim, pghi, ...")
         group.add_argument("--n-mels", type=_positive, help="log-mel: bands")
         group.add_argument("--power", type=_positive, help="log-mel: 1 for magnitude, 2 for power")
         group.add_argument("--phase", help="magnitude-phase: cos_sin or instantaneous_frequency")

@@ -18,6 +18,7 @@ from spectrovae.dsp.phase import (
     pghi,
     pghi_phase,
 )
+from spectrovae.dsp.phase_gradient import advancing_phase
 from spectrovae.dsp.stft import stft
 from spectrovae.errors import InputError
 
@@ -59,6 +60,54 @@ def test_momentum_and_iterations_help(speech):
 
     assert reached(momentum=0.99) < reached(momentum=0.0) - 3.0
     assert reached(iterations=32) < reached(iterations=4) - 3.0 < reached(iterations=0) - 6.0
+
+
+def test_acceleration_is_the_published_recurrence(speech):
+    """Nenov et al. (2023), algorithm 1, on spectra, by librosa's transforms."""
+    magnitude = magnitude_of(speech[:1])[0].T
+    alpha, beta, gamma = 0.9, 1.1, 1.2
+    transform = {"n_fft": N_FFT, "hop_length": HOP, "pad_mode": "constant"}
+
+    def projected(spectrum):
+        exact = magnitude * np.exp(1j * np.angle(spectrum))
+        return librosa.stft(librosa.istft(exact, hop_length=HOP, n_fft=N_FFT, length=8064), **transform)
+
+    phase = np.random.default_rng(0).uniform(0.0, 2.0 * np.pi, magnitude.shape)
+    before = ahead = carried = projected(magnitude * np.exp(1j * phase))
+    for _ in range(5):
+        consistent = projected(ahead)
+        now = (1.0 - gamma) * carried + gamma * consistent
+        ahead, carried, before = now + alpha * (now - before), now + beta * (now - before), now
+    found = griffin_lim(
+        tf.constant(magnitude.T[None]), N_FFT, HOP, iterations=5, momentum=alpha, inertia=beta, relaxation=gamma,
+        length=8064, phase=tf.constant(phase.T[None], tf.float32),
+    )  # fmt: skip
+    wanted = librosa.istft(consistent, hop_length=HOP, n_fft=N_FFT, length=8064)
+    np.testing.assert_allclose(found[0].numpy(), wanted, atol=2e-3 * np.abs(wanted).max())
+
+
+def test_acceleration_and_its_start_help(speech):
+    magnitude = magnitude_of(speech)
+    given = tf.constant(magnitude)
+
+    def reached(iterations=16, **options):
+        found = griffin_lim(given, N_FFT, HOP, iterations=iterations, length=8064, **options)
+        return convergence(magnitude, found.numpy())
+
+    accelerated = {"inertia": 1.2, "relaxation": 1.25}
+    start = advancing_phase(given, N_FFT, HOP)
+    assert reached(0, phase=start) < reached(0) - 1.0
+    assert reached(**accelerated) < reached() - 1.0
+    assert reached(phase=start, **accelerated) < reached(**accelerated) - 0.3
+
+
+def test_advancing_phase_of_a_long_tone_stays_true():
+    """437 Hz over two minutes: where the sum of the advances drifted, the tone would."""
+    waveform = np.sin(2.0 * np.pi * 437.0 / 8000.0 * np.arange(960_000))[None].astype(np.float32)
+    phase = advancing_phase(tf.constant(magnitude_of(waveform)), N_FFT, HOP).numpy()[0, 2:-2, 28]
+    advance = np.diff(phase)
+    wanted = 2.0 * np.pi * 437.0 / 8000.0 * HOP
+    assert np.abs(np.angle(np.exp(1j * (advance - wanted)))).max() < 0.1
 
 
 def test_seed_decides_the_result(speech):
@@ -122,10 +171,11 @@ def librosa_reached(speech):
     return convergence(magnitude, np.stack(found))
 
 
-# method, iterations, how many dB better than librosa's 32 iterations (measured: 0, -7, -0.2, -5, 1, 3, 6)
+# method, iterations, how many dB better than librosa's 32 iterations (measured: 1.1, 0, -7, -0.2, -5, 1, 3, 6)
 @pytest.mark.parametrize(
     ("method", "iterations", "better"),
     [
+        ("accelerated_griffin_lim", 24, 0.4),
         ("fast_griffin_lim", 32, -1.0),
         ("griffin_lim", 32, -8.5),
         ("admm", 32, -1.0),
@@ -254,7 +304,7 @@ def test_not_a_number_does_not_reach_other_rows(speech):
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(InputError, match="fast_griffin_lim, griffin_lim, admm, .*received 'wavenet'"):
+    with pytest.raises(InputError, match="accelerated_griffin_lim, fast_griffin_lim, .*received 'wavenet'"):
         invert_magnitude(tf.ones([1, 10, 257]), 512, 128, method="wavenet")
     for method in METHODS:
         with pytest.raises(InputError, match="257 bins for n_fft=512, received 80; invert a mel"):
@@ -305,7 +355,8 @@ def test_causal_phase_is_near_that_of_the_whole(speech):
 
 def test_consistent_magnitudes_with_their_own_phase_come_back(speech):
     spectrum = stft(tf.constant(speech[:2]), N_FFT, HOP)
-    for method, options in [(griffin_lim, {"momentum": 0.99}), (admm, {})]:
+    accelerated = {"inertia": 1.2, "relaxation": 1.25}
+    for method, options in [(griffin_lim, {"momentum": 0.99}), (griffin_lim, accelerated), (admm, {})]:
         found = method(
             tf.abs(spectrum), N_FFT, HOP, iterations=3, length=8064, phase=tf.math.angle(spectrum), **options
         )

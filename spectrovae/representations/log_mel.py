@@ -48,8 +48,8 @@ class LogMel(Representation):
         norm: str | None = "slaney",
         power: float = 1,
         inversion_iterations: int = 100,
-        phase_search: str = "fast_griffin_lim",
-        phase_iterations: int = 32,
+        phase_search: str = "accelerated_griffin_lim",
+        phase_iterations: int = 24,
         seed: int = 0,
         **kwargs,
     ):
