@@ -178,7 +178,7 @@ def speed(folder: Path, model: str, options: argparse.Namespace) -> dict:
     for index in range(options.rounds):
         for (way, clients), times in latencies.items():
             call, cpu = ways[way]
-            count = max(10, 3 * clients)
+            count = max(20, 8 * clients)  # many, as the last ones find nobody to share a batch with
             before = cpu()
             seconds, rate = timed(call, clients, count)
             times += seconds
