@@ -288,9 +288,9 @@ def _parser() -> argparse.ArgumentParser:
         " Serving does it if asked, and fails requests of unequal length that meet.",
     )
     group.add_argument("--batching", action=argparse.BooleanOptionalAction)
-    group.add_argument("--max-batch", type=_positive, default=8, help="waveforms computed together at most (8)")
+    group.add_argument("--max-batch", type=_positive, default=16, help="waveforms computed together at most (16)")
     group.add_argument(
-        "--batch-timeout", type=float, default=0.0, help="seconds that a waveform waits for others when idle (0)"
+        "--batch-timeout", type=float, default=0.02, help="seconds to wait for others, where many ask (0.02)"
     )
     group.add_argument("--batch-threads", type=_positive, default=os.cpu_count(), help="batches at a time (the cores)")
 

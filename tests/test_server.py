@@ -36,7 +36,7 @@ from spectrovae import cli, models, representations, serving  # noqa: E402
 from spectrovae.codec import Codec  # noqa: E402
 from spectrovae.errors import InputError  # noqa: E402
 from spectrovae.serving.server import config, launch, manager  # noqa: E402
-from spectrovae.serving.server.batching import Queues  # noqa: E402
+from spectrovae.serving.server.batching import Batching, Queues  # noqa: E402
 from spectrovae.serving.server.errors import RequestError  # noqa: E402
 from spectrovae.serving.server.options import Options  # noqa: E402
 
@@ -445,20 +445,31 @@ def test_mixed_good_and_bad_requests_lose_none(server, predict):
 
 def test_queues_go_to_one_key_at_a_time_and_are_not_more_than_counted():
     queues = Queues(2)
-    with queues.lend("a") as a, queues.lend("b") as b, queues.lend("c") as c, queues.lend("a") as again:
+    with queues.lend("a") as (a, _), queues.lend("b") as (b, _), queues.lend("c") as (c, _):
         assert {a, b} == {"queue-0", "queue-1"}
-        assert (c, again) == (None, a)
-        with queues.lend("b") as other:
-            assert other == b
-    with queues.lend("a"), queues.lend("c") as c:
+        assert c is None
+        with queues.lend("a") as again, queues.lend("b") as other:
+            assert (again, other) == ((a, 4), (b, 5))  # and so many calls are in flight
+    with queues.lend("a"), queues.lend("c") as (c, _):
         assert c == b  # the one not in use
     with queues.lend("c") as kept:
-        assert kept == c
+        assert kept == (c, 1)
     queues = Queues(2, alone=1)
-    with queues.lend("a") as first, queues.lend("a") as second:
+    with queues.lend("a") as (first, _), queues.lend("a") as (second, _):
         assert (first is None, second is None) == (True, False)
-    with queues.lend("a") as first:
+    with queues.lend("a") as (first, _):
         assert first is None
+
+
+@pytest.mark.parametrize(("users", "at_once"), [(3, False), (2, True)])
+def test_a_batch_waits_for_others_only_where_many_ask(users, at_once, monkeypatch):
+    """Which timeout the op is given, and that calls of one kind do not wait in the queue of the other."""
+    given = {}
+    monkeypatch.setattr("tensorflow.raw_ops.BatchFunction", lambda **attributes: given.update(attributes))
+    function = tf.function(lambda x: [x], input_signature=[tf.TensorSpec([None])]).get_concrete_function()
+    Batching(max_batch=2, timeout=0.02).run("queue-0", users, function, [tf.zeros([1])])
+    assert given["batch_timeout_micros"] == (0 if at_once else 20_000)
+    assert (given["batching_queue"] == "queue-0") == at_once
 
 
 # --- versions
@@ -599,7 +610,7 @@ def test_runs_tensorflow_serving_where_it_is_installed(folder, tmp_path):
         shutil.copy(written, copy / "models.config")
         bases = {name: model.base for name, model in config.models(copy).items()}
         assert bases == {name: folder / name for name in ("moving", "tiny", "vae")}
-        assert "max_batch_size { value: 8 }" in Path(given["--batching_parameters_file"]).read_text()
+        assert "max_batch_size { value: 16 }" in Path(given["--batching_parameters_file"]).read_text()
         assert "--enable_batching" in given
         assert "running" in finished.stderr
     finally:

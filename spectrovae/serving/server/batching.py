@@ -24,21 +24,28 @@ class Batching:
 
     Args:
         max_batch: rows of a batch at most.
-        timeout: seconds that rows wait for others though a thread is free. With 0 a batch is what has come while the
-            threads were busy.
+        timeout: seconds that rows wait for others though a thread is free, where more than ``max_batch`` calls are in
+            flight: the first of many answered clients to come back is not computed alone. Otherwise a batch is what
+            has come while the threads were busy.
         threads: batches that are computed at the same time.
     """
 
-    max_batch: int = 8
-    timeout: float = 0.0
+    max_batch: int = 16
+    timeout: float = 0.02
     threads: int = 2
 
-    def run(self, queue: str, function, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Compute a function of tensors with a common first axis together with other calls on the same queue."""
+    def run(self, queue: str, users: int, function, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Compute a function of tensors with a common first axis together with other calls on the same queue.
+
+        Args:
+            queue, users: as ``Queues.lend`` gives them.
+        """
+        # A queue keeps the timeout of its first call, so those who wait have one of their own.
+        queue, timeout = (f"{queue}-patient", self.timeout) if users > self.max_batch else (queue, 0.0)
         return tf.raw_ops.BatchFunction(
             in_tensors=inputs, captured_tensors=function.captured_inputs, f=function,
             Tout=[output.dtype for output in function.outputs], num_batch_threads=self.threads,
-            max_batch_size=self.max_batch, batch_timeout_micros=round(1e6 * self.timeout), max_enqueued_batches=1000,
+            max_batch_size=self.max_batch, batch_timeout_micros=round(1e6 * timeout), max_enqueued_batches=1000,
             shared_name=_POOL, batching_queue=queue,
         )  # fmt: skip
 
@@ -59,15 +66,16 @@ class Queues:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def lend(self, key: Hashable) -> Iterator[str | None]:
-        """The name of the queue of ``key``; None where there is nobody to wait for, or no queue left."""
+    def lend(self, key: Hashable) -> Iterator[tuple[str | None, int]]:
+        """The queue of ``key``, None where there is nobody to wait for or no queue left; and the calls in flight."""
         with self._lock:
             entry = self._entry(key) if self._users >= self._alone else None
             self._users += 1
+            users = self._users
             if entry is not None:
                 entry[1] += 1
         try:
-            yield entry[0] if entry else None
+            yield (entry[0] if entry else None), users
         finally:
             with self._lock:
                 self._users -= 1

@@ -22,7 +22,8 @@ class Options:
         batching: whether requests that come together are computed together. By default the stand-in does so, for equal
             shapes, and TensorFlow Serving does not: it fails requests of unequal length that meet in a batch.
         max_batch: waveforms that are computed together at most.
-        batch_timeout: seconds that a waveform waits for others though there is a thread free to compute it.
+        batch_timeout: seconds that a waveform waits for others though there is a thread free to compute it, where more
+            than ``max_batch`` are asked for; TensorFlow Serving waits whatever is asked for.
         batch_threads: batches that are computed at the same time.
         op_threads: cores that one operation of a model may use. Its many small operations lose more by being divided
             than they gain; several cores are used by several batches.
@@ -41,8 +42,8 @@ class Options:
     call_timeout: float = 60.0
     poll: float = 1.0
     batching: bool | None = None
-    max_batch: int = 8
-    batch_timeout: float = 0.0
+    max_batch: int = 16
+    batch_timeout: float = 0.02
     batch_threads: int = os.cpu_count() or 1
     op_threads: int = 1
     threads: int = 64

@@ -57,11 +57,11 @@ class Signature:
         if batching is None or len({len(tensor) for tensor in inputs}) > 1 or len(inputs[0]) >= batching.max_batch:
             return self._in_order(*inputs)
         key = (self, *(tuple(tensor.shape[1:]) for tensor in inputs))
-        with self._queues.lend(key) as queue:
+        with self._queues.lend(key) as (queue, users):
             if queue is None:
                 return self._in_order(*inputs)
             try:
-                return batching.run(queue, self._joined, inputs)
+                return batching.run(queue, users, self._joined, inputs)
             except tf.errors.OpError:
                 return self._in_order(*inputs)  # whoever spoiled the batch, each now answers for itself
 
