@@ -20,6 +20,8 @@ from spectrovae.errors import InputError
 
 PIVOT_HZ = 1000.0
 """The frequency that a tilt leaves as it is."""
+MP3_DELAY = 576 + 529
+"""Samples by which LAME's encoder and the decoder are late together."""
 
 Key = int | Sequence[int]
 
@@ -126,7 +128,7 @@ def resampling(waveform, factor, random, sample_rate):
 
 
 def mp3(waveform, kilobits, random, sample_rate):
-    """Code as MP3 at a constant rate of kbit/s, and decode; libsndfile takes the coder's delay off again.
+    """Code as MP3 at a constant rate of kbit/s, and decode.
 
     Raises:
         InputError: MP3 has no such rate at this sample rate, or is not made for this sample rate.
@@ -136,15 +138,19 @@ def mp3(waveform, kilobits, random, sample_rate):
     if not least <= kilobits <= most:
         raise InputError(f"MP3 at {sample_rate} Hz has {least} to {most} kbit/s; received {kilobits:g}")
     compression = min((most - kilobits) / (most - least), 0.99)
-    return _coded(
+    decoded = _coded(
         waveform, sample_rate, format="MP3", subtype="MPEG_LAYER_III", compression_level=compression,
         bitrate_mode="CONSTANT",
     )  # fmt: skip
+    # The decoder takes the delay off where a tag tells it; the frames of the lowest rates are too small for the tag.
+    delay = MP3_DELAY if len(decoded) >= len(waveform) + MP3_DELAY else 0
+    return _fitted(decoded[delay:], len(waveform))
 
 
 def vorbis(waveform, quality, random, sample_rate):
     """Code as Ogg Vorbis of a quality from 0 to 10, and decode."""
-    return _coded(waveform, sample_rate, format="OGG", subtype="VORBIS", compression_level=1.0 - quality / 10.0)
+    decoded = _coded(waveform, sample_rate, format="OGG", subtype="VORBIS", compression_level=1.0 - quality / 10.0)
+    return _fitted(decoded, len(waveform))
 
 
 def octaves(frequencies: np.ndarray) -> np.ndarray:
@@ -186,7 +192,7 @@ def _coded(waveform, sample_rate, **options):
         decoded, _ = soundfile.read(buffer, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise InputError(f"cannot code {len(waveform)} samples as {options['format']}: {error}") from error
-    return _fitted(decoded, len(waveform))
+    return decoded
 
 
 _HALF = 1.0 / math.sqrt(3.0)
