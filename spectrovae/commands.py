@@ -230,7 +230,9 @@ def robustness(options) -> tuple[dict, str]:
     """Perturb spectrograms in dB and measure what the models make of them."""
     from spectrovae import evaluation
 
-    extra = {"levels": options.levels, "marked": options.marked, "seeds": options.seeds}
+    extra = {"perturbations": options.perturbation} | {
+        name: getattr(options, name) for name in ("seeds", "steps", "samples")
+    }
     return _evaluation(options, evaluation.robustness, evaluation.format_robustness, extra)
 
 
