@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         codes.add_argument("--restart", type=float, help="share of the average use below which a code starts anew")
         codes.add_argument("--kmeans-steps", type=int, help="iterations that place the codebook at first")
         codes.add_argument("--levels", type=_whole, help="scalar: of each dimension, as 8,6,5")
+        sub.add_argument(
+            "--corrupt", metavar="NAME[:SEVERITY]", help=f"train on inputs corrupted so, to undo it: {PERTURBATIONS}"
+        )
         sub.add_argument("--epochs", type=int, default=30)
         sub.add_argument("--batch-size", type=int, default=32)
         sub.add_argument("--learning-rate", type=float, default=1e-3)

@@ -168,8 +168,8 @@ class Measured:
             "note": self.attacks[system.name].note if name == worst_case.NAME else "",
             "expected_input_distance_db": 0.0 if name == CLEAN else distance,
         }
-        found = [self.squares.get((system.name, name, severity, kind)) for kind in KINDS]
-        if None in found:
+        found = [self.squares[system.name, name, severity, kind] for kind in KINDS]
+        if not found[0]:
             figures = ("input_distance_db", *(f"{f}{end}" for f in FIGURES for end in ("", "_low", "_high")))
             return row | dict.fromkeys(figures)
         moved, missed, disturbed = (np.concatenate(values) for values in found)

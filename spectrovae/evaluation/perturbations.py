@@ -196,10 +196,10 @@ def _coded(waveform, sample_rate, **options):
 
 
 _HALF = 1.0 / math.sqrt(3.0)
-_NOISE = {"unit": "dB", "severities": (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0), "default": 10.0}
-_ALL = {"unit": "dB", "severities": (0.0, 1.0, 3.0, 6.0, 12.0), "default": 6.0}
-_MASK = {"unit": "%", "severities": (0.0, 5.0, 10.0, 20.0), "default": 10.0, "most": 100.0}
-_SNR = {
+_NOISE: dict[str, Any] = {"unit": "dB", "severities": (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0), "default": 10.0}
+_ALL: dict[str, Any] = {"unit": "dB", "severities": (0.0, 1.0, 3.0, 6.0, 12.0), "default": 6.0}
+_MASK: dict[str, Any] = {"unit": "%", "severities": (0.0, 5.0, 10.0, 20.0), "default": 10.0, "most": 100.0}
+_SNR: dict[str, Any] = {
     "unit": "dB", "severities": (40.0, 30.0, 20.0, 10.0, 0.0), "default": 20.0, "none": math.inf, "least": -math.inf,
     "domain": "waveform",
 }  # fmt: skip

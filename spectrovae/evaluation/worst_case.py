@@ -43,8 +43,9 @@ class WorstCase:
     def __init__(self, system: System, steps: int = STEPS):
         self.steps = steps
         self.representation = system.representation
-        self._path = gradient_path(system.reconstructor)
-        self.possible = self._path is not None
+        path = gradient_path(system.reconstructor)
+        self.possible = path is not None
+        self._path: Any = path
         codes = getattr(system.reconstructor, "quantiser", None) is not None
         self.note = (ESTIMATED if codes else "") if self.possible else BLOCKED
         self._ascend = tf.function(self._step, reduce_retracing=True)
