@@ -82,6 +82,7 @@ def test_pairs_are_perturbed_and_clean_whatever_the_order(name, normalisation, r
         np.testing.assert_allclose(target, y, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vae", "unet"])
 def test_an_interrupted_denoising_fit_continues_exactly(family, recordings, representation, tmp_path, monkeypatch):
     whole = fit(recordings, representation, tmp_path / "whole", family=family)
@@ -133,22 +134,18 @@ def test_refused_before_training(recordings, representation, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_denoising_fit_denoises_better_on_speech(fsdd_folder, tmp_path):
-    recordings = Recordings.open(fsdd_folder, duration=0.5)
-    representation = LogSTFT(8000, n_fft=256, hop_length=128)
-    fits = {}
-    for corrupt in (None, "uniform:10"):
-        settings = training.FitOptions(epochs=1, batch_size=32, corrupt=corrupt)
-        out = tmp_path / str(corrupt)
-        fits[corrupt] = training.fit("unet", recordings, representation, out, settings, preset="tiny")
+    recordings = Recordings.open(fsdd_folder, duration=0.256, long="crop")
+    representation = LogSTFT(8000, n_fft=128, hop_length=64)
     waveforms = next(iter(recordings.waveforms("test", 64)))
     clean = np.asarray(representation.decibels(waveforms))
     noisy = perturb(clean, 10.0, range(len(clean)))
-    errors = {
-        corrupt: np.sqrt(
-            np.mean((representation.to_db(codec.reconstruct_features(representation.from_db(noisy))) - clean) ** 2)
-        )
-        for corrupt, codec in fits.items()
-    }
+    errors = {}
+    for corrupt in (None, "uniform:10"):
+        settings = training.FitOptions(epochs=3, learning_rate=3e-3, corrupt=corrupt, precision="float32")
+        codec = training.fit("unet", recordings, representation, tmp_path / str(corrupt), settings, preset="tiny")
+        output = representation.to_db(codec.reconstruct_features(representation.from_db(noisy)))
+        errors[corrupt] = np.sqrt(np.mean((output - clean) ** 2))
     assert errors["uniform:10"] < 0.9 * errors[None]
-    assert errors["uniform:10"] < 10.0 / np.sqrt(3)  # better than to leave it as it is
+    assert errors["uniform:10"] < 0.8 * 10.0 / np.sqrt(3)  # of what was added
