@@ -20,7 +20,7 @@ import numpy as np
 
 import spectrovae as sv
 from spectrovae.evaluation import systems
-from spectrovae.evaluation.disturbed import CLEAN, courses_of
+from spectrovae.evaluation.disturbed import courses_of
 from spectrovae.evaluation.report import Card, Cell, Report, Row, number_text
 from spectrovae.evaluation.robustness import RESULT
 from spectrovae.files import write_json, write_text
@@ -30,6 +30,8 @@ from spectrovae.plots import DARK_INK, LIGHT_INK, Curve, curves_figure, png
 FIGURES = ("consistency_db", "fidelity_db", "gain")
 MORE, FAR = 1.05, 2.0
 """More robust: the other's figure is at least so many times as large, with every seed; far more: twice."""
+UNDECIDED = "neither more nor less"  # or the seeds disagree
+DENOISING = ", denoising"
 CLAIM = "The U-Net is far more robust than the VAE."
 PERTURBATIONS = (
     "uniform:0,2,5,10,20", "gaussian:10", "gain:6", "tilt:3", "band-mask:10", "time-mask:10", "white-noise:20",
@@ -133,7 +135,7 @@ def models_of(options: argparse.Namespace) -> list[Model]:
         ("U-Net, no skips", "unet", {"skips": ()}),
     ]
     return [
-        Model(name + (", denoising" if corrupt else ""), family, model_options, corrupt)
+        Model(name + (DENOISING if corrupt else ""), family, model_options, corrupt)
         for corrupt in (None, options.corrupt)
         for name, family, model_options in own
     ]
@@ -215,17 +217,18 @@ def verdict(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> d
         return np.array([np.nan if row[figure] is None else row[figure] for row in own])
 
     def compared(a: str, b: str, figure: str, *where: Any) -> tuple[str, str]:
-        """How robust a is against b (far more, more, less, far less, equally), and the two figures."""
+        """How robust a is against b (far more, more, less, far less, or undecided), and the two figures."""
         x, y = figures(a, figure, *where), figures(b, figure, *where)
         word = (
             "far more" if np.all(FAR * x <= y) else "more" if np.all(MORE * x <= y)
-            else "far less" if np.all(FAR * y <= x) else "less" if np.all(MORE * y <= x) else "equally"
+            else "far less" if np.all(FAR * y <= x) else "less" if np.all(MORE * y <= x)
+            else UNDECIDED
         )  # fmt: skip
         return word, f"{np.mean(x):.2f} against {np.mean(y):.2f} dB"
 
     def both(a: str, b: str, *where: Any) -> tuple[tuple[str, str], str]:
         moved, missed = (compared(a, b, figure, *where) for figure in FIGURES[:2])
-        text = f"{a} is {moved[0]} consistent ({moved[1]}) and {missed[0]} faithful ({missed[1]})"
+        text = f"{a} against {b}: {moved[0]} consistent ({moved[1]}), {missed[0]} faithful ({missed[1]})"
         return (moved[0], missed[0]), text
 
     unet, vae = "U-Net, all skips", "VAE"
@@ -244,7 +247,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> d
     seeds = len(options.seeds)
     sentences = [
         f"Claim: {CLAIM} At ±10 dB on every cell, trained on clean inputs, over {seeds} seed{'s' * (seeds > 1)}, it "
-        f"{answer}. {text} than the {vae}."
+        f"{answer}. {text}."
     ]
     passed = figures(unet, "gain").mean(), figures(vae, "gain").mean()
     identity = figures("identity", "fidelity_db").mean()
@@ -254,29 +257,20 @@ def verdict(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> d
     )
     pcas = sorted({row["name"] for row in rows if row["name"].startswith("PCA-")}, key=lambda name: int(name[4:]))
     for name in pcas[-1:]:
-        sentences.append(f"Beside a linear model: {both(vae, name)[1]} than {name}.")
+        sentences.append(f"Beside a linear model, {both(vae, name)[1]}.")
     for other in ("U-Net, deep skips", "U-Net, no skips"):
-        sentences.append(f"What the skips do: {both(other, unet)[1]} than the {unet}.")
+        sentences.append(f"What the skips do. {both(other, unet)[1]}.")
     for name in (vae, unet, "U-Net, deep skips", "U-Net, no skips"):
-        sentences.append(
-            f"Trained to undo {options.corrupt}: {both(name + ', denoising', name)[1]} than on clean inputs."
-        )
-    sentences.append(
-        f"Both trained so: {both(unet + ', denoising', vae + ', denoising')[1]} than the {vae}, denoising."
-    )
+        sentences.append(f"Trained to undo {options.corrupt}. {both(name + DENOISING, name)[1]}.")
+    sentences.append(f"Both trained so. {both(unet + DENOISING, vae + DENOISING)[1]}.")
     others = {}
     for row in rows:
-        if (
-            row["name"] == unet
-            and row["perturbation"] not in (CLEAN,)
-            and row["severity"] > 0
-            and row["gain"] is not None
-        ):
+        if row["name"] == unet and row["gain"] is not None:  # disturbed, and measured
             where = (row["perturbation"], row["severity"])
             others[f"{where[0]}:{where[1]:g}"] = both(unet, vae, *where)[0]
     for index, sense in enumerate(("consistent", "faithful")):
         counted = {word: [key for key, words in others.items() if words[index] == word] for word in
-                   ("far more", "more", "equally", "less", "far less")}  # fmt: skip
+                   ("far more", "more", UNDECIDED, "less", "far less")}  # fmt: skip
         listed = "; ".join(f"{word} {sense} under {', '.join(keys)}" for word, keys in counted.items() if keys)
         sentences.append(f"Under all perturbations, clean training, the {unet} against the {vae} is {listed}.")
     if seeds < 3:
@@ -318,9 +312,9 @@ def page(result: Mapping[str, Any]) -> Report:
         for row in result["training"]
     ])  # fmt: skip
     report.notes([
-        "Consistency d(f(x~), f(x)): how far the disturbance moves the output. Fidelity d(f(x~), x): how far the output "
-        "is from the clean input. Gain: how much of the disturbance passes. d is the RMSE in dB over all cells of all "
-        "clips.",
+        "Consistency d(f(x~), f(x)): how far the disturbance moves the output. Fidelity d(f(x~), x): how far the "
+        "output is from the clean input. Gain: how much of the disturbance passes. d is the RMSE in dB over all cells "
+        "of all clips.",
         f"±: standard deviation over seeds. More or less: by a factor of {MORE:g} with every seed; far: of {FAR:g}.",
         f"Denoising: trained on inputs under {settings['corrupt']} with clean targets; its validation error is of such "
         "inputs.",
