@@ -18,6 +18,10 @@ from spectrovae.serving.deployment import IMAGE
 
 FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet"  # models.FAMILIES, known without importing Keras
 
+PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
+    "uniform, gaussian, signs, gain, tilt, band-mask, time-mask, white-noise, pink-noise, resampling, mp3, vorbis"
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
@@ -128,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         codes.add_argument("--restart", type=float, help="share of the average use below which a code starts anew")
         codes.add_argument("--kmeans-steps", type=int, help="iterations that place the codebook at first")
         codes.add_argument("--levels", type=_whole, help="scalar: of each dimension, as 8,6,5")
+        sub.add_argument(
+            "--corrupt", metavar="NAME[:SEVERITY]", help=f"train on inputs corrupted so, to undo it: {PERTURBATIONS}"
+        )
         sub.add_argument("--epochs", type=int, default=30)
         sub.add_argument("--batch-size", type=int, default=32)
         sub.add_argument("--learning-rate", type=float, default=1e-3)
@@ -239,9 +246,13 @@ def _parser() -> argparse.ArgumentParser:
         if name == "compare":
             sub.add_argument("--samples", type=int, default=8, help="clips to write as sound")
         else:
-            sub.add_argument("--levels", type=_numbers, default=(0, 1, 2, 5, 10, 15, 20), help="dB, as 0,2,5,10,20")
-            sub.add_argument("--marked", type=float, default=10.0, help="the level to tabulate and listen to")
+            sub.add_argument(
+                "--perturbation", nargs="+", default=["uniform"], metavar="NAME[:SEVERITY,...]",
+                help=f"{PERTURBATIONS}, or worst-case; as uniform:0,2,5,10,20 mp3 worst-case:2,5",
+            )  # fmt: skip
             sub.add_argument("--seeds", type=_positive, default=5, help="perturbations of each clip")
+            sub.add_argument("--steps", type=_positive, default=20, help="of the ascent to the worst case")
+            sub.add_argument("--samples", type=int, default=4, help="clips to write as sound")
 
     sub = command("export", commands.export)
     sub.add_argument("bundle")
@@ -318,7 +329,3 @@ def _levels(text: str) -> tuple[int, ...] | None:
 
 def _whole(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))

@@ -230,7 +230,9 @@ def robustness(options) -> tuple[dict, str]:
     """Perturb spectrograms in dB and measure what the models make of them."""
     from spectrovae import evaluation
 
-    extra = {"levels": options.levels, "marked": options.marked, "seeds": options.seeds}
+    extra = {"perturbations": options.perturbation} | {
+        name: getattr(options, name) for name in ("seeds", "steps", "samples")
+    }
     return _evaluation(options, evaluation.robustness, evaluation.format_robustness, extra)
 
 
@@ -249,6 +251,7 @@ def study(options) -> tuple[dict, str]:
         raise InputError(f"--vary takes NAME=A,B,... and one family, received {options.vary!r}, {options.families}")
     known = {"preset", "representation", "normalisation", "max_db", "dynamic_range"} | {
         *MODEL_OPTIONS, *REPRESENTATION_OPTIONS, "epochs", "batch_size", "learning_rate", "patience", "precision",
+        "corrupt",
     }  # fmt: skip
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")

@@ -216,7 +216,19 @@ def test_compare_robustness_and_export(bundles, tmp_path, capsys):
         assert name in text
     assert (out / "report.html").is_file()
     refused(capsys, *arguments, says="--force")
-    arguments = ["robustness", *models, "--data", TOY, "--limit", "4", "--levels", "0,10", "--seeds", "1"]
+    arguments = [
+        "robustness",
+        *models,
+        "--data",
+        TOY,
+        "--limit",
+        "4",
+        "--perturbation",
+        "uniform:0,10",
+        "gain",
+        "--seeds",
+        "1",
+    ]
     assert main([*arguments, "--out", str(tmp_path / "robustness"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"]
     assert main(["export", models[0], str(tmp_path / "served"), "--name", "toy"]) == 0

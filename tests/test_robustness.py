@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from page_check import check_page
 
+from spectrovae import cli
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation import format_robustness, robustness
-from spectrovae.evaluation.perturbations import perturb
+from spectrovae.evaluation.disturbed import courses_of
+from spectrovae.evaluation.perturbations import PERTURBATIONS, perturb
 from spectrovae.representations import LogSTFT
 
 SAMPLES = 992
 OPTIONS = {"resamples": 200, "components": (2,), "batch_size": 4, "log": lambda message: None}
 LEVELS = (0, 2, 10)
+UNIFORM = ("uniform:0,2,10", "white-noise:inf,20")
 
 
 def codec():
@@ -48,17 +51,22 @@ def recordings():
 @pytest.fixture(scope="module")
 def made(recordings, tmp_path_factory):
     out = tmp_path_factory.mktemp("robustness") / "out"
-    return robustness([codec(), halving()], recordings, out, levels=LEVELS, samples=2, seeds=2, **OPTIONS), out
+    return robustness([codec(), halving()], recordings, out, perturbations=UNIFORM, samples=2, seeds=2, **OPTIONS), out
 
 
-def rows(result, name):
-    return {row["level_db"]: row for row in result["rows"] if row["name"] == name}
+def rows(result, name, perturbation="uniform"):
+    own = [row for row in result["rows"] if (row["name"], row["perturbation"]) == (name, perturbation)]
+    return {row["severity"]: row for row in own}
 
 
 def test_a_system_for_each_row_and_a_pca_of_the_latents_size(made):
     names = list(dict.fromkeys(row["name"] for row in made[0]["rows"]))
     assert names == ["third", "half", "identity", "PCA-3", "PCA-2", "mean"]
-    assert len(made[0]["rows"]) == len(names) * len(LEVELS)
+    assert len(made[0]["rows"]) == len(names) * (1 + len(LEVELS) + 1)
+    for name in names:
+        clean, level_0 = rows(made[0], name, "none")[0], rows(made[0], name)[0]
+        assert clean["fidelity_db"] == level_0["fidelity_db"]
+        assert (clean["consistency_db"], clean["gain"]) == (0, None)
 
 
 def test_identity_passes_everything(made):
@@ -113,21 +121,28 @@ def test_files_agree_with_the_result(made):
 def test_page_and_sounds(made):
     _, out = made
     page = check_page((out / "report.html").read_text())
-    assert len(page.all("picture")) == 3
-    assert len(page.all("audio")) == 2 * (2 + 2)
+    assert len(page.all("picture")) == 2 * 3
+    assert len(page.all("audio")) == 2 * (1 + 2 * (1 + 2))
     counts = {folder.name: len(list(folder.iterdir())) for folder in (out / "samples").iterdir()}
-    assert counts == {"original": 2, "perturbed": 2, "reconstructed": 4}
+    assert counts == {"original": 2, "perturbed": 4, "reconstructed": 8}
 
 
 def test_terminal_table(made):
     table = format_robustness(made[0])
     assert max(map(len, table.splitlines())) <= 120
+    assert "uniform noise of ±N dB" in table
     gains = table[table.index("gain") :].splitlines()
     assert next(line for line in gains if line.startswith("identity")).split()[1:] == ["–", "1.00", "1.00"]
 
 
 def test_batch_size_changes_nothing(recordings, tmp_path):
-    options = {**OPTIONS, "levels": (0, 5), "marked": 5, "seeds": 1, "samples": 0}
+    options = {
+        **OPTIONS,
+        "perturbations": ("uniform:5", "tilt:3", "worst-case:2"),
+        "seeds": 1,
+        "samples": 0,
+        "steps": 3,
+    }
     one = robustness([halving()], recordings, tmp_path / "a", **{**options, "batch_size": 1})
     three = robustness([halving()], recordings, tmp_path / "b", **{**options, "batch_size": 3})
     for a, b in zip(one["rows"], three["rows"], strict=True):
@@ -139,12 +154,15 @@ def test_batch_size_changes_nothing(recordings, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"levels": (0, -1, 10)}, "0 or more"),
-        ({"levels": ()}, "numbers of dB"),
-        ({"levels": (0,), "marked": 0}, "above 0"),
-        ({"levels": (0, 5)}, "marked level"),
+        ({"perturbations": ("uniform:0,-1,10",)}, "0 or more"),
+        ({"perturbations": ("uniform:",)}, "SEVERITY"),
+        ({"perturbations": ("white-noise:inf",)}, "disturbs nothing"),
+        ({"perturbations": ("gain", "gain:3")}, "twice"),
+        ({"perturbations": ()}, "at least one"),
+        ({"perturbations": ("worst-case:-1",)}, "0 or more"),
         ({"seeds": 0}, "seeds"),
-        ({"perturbation": "gremlins"}, "unknown perturbation"),
+        ({"steps": 0}, "steps"),
+        ({"perturbations": ("gremlins",)}, "unknown perturbation"),
     ],
 )
 def test_wrong_options(options, message, tmp_path):
@@ -157,3 +175,14 @@ def test_an_existing_result_is_refused_before_any_work(tmp_path):
     (tmp_path / "robustness.json").write_text("{}")
     with pytest.raises(InputError, match="force"):
         robustness([], None, tmp_path, **OPTIONS)
+
+
+def test_names_on_the_command_line():
+    assert cli.PERTURBATIONS.split(", ") == list(PERTURBATIONS)
+
+
+def test_the_worst_case_brings_the_corners_of_its_ball_along():
+    found = {course.name: course for course in courses_of(["worst-case:1,5"])}
+    assert list(found) == ["worst-case", "signs"]
+    assert found["signs"].severities == found["worst-case"].severities == (1, 5)
+    assert len(courses_of(["signs:3", "worst-case:1"])) == 2

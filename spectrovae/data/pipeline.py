@@ -163,6 +163,7 @@ class Recordings:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int | None = None,
+        numbered: bool = False,
     ) -> tf.data.Dataset:
         """Batches of waveforms, float32 ``(batch, samples)``.
 
@@ -172,14 +173,20 @@ class Recordings:
             first_epoch: None for a dataset of one pass. A number for an endless one that begins with that
                 epoch: ``steps`` batches each, in an order that depends on ``seed`` and the epoch's number
                 alone, so that an interrupted training continues with the very batches it would have seen.
+            numbered: batches of (waveforms, places of the examples in ``examples(split)``, epoch) instead; the epoch
+                of a dataset of one pass is -1.
 
         Raises:
             InputError: the split is empty, or a recording vanished or changed since the scan.
         """
         count = self._checked(split)
         array = self._waveform_array(split)
-        rows = _rows(count, batch_size, shuffle, seed, first_epoch)
+        order = (count, batch_size, shuffle, seed, first_epoch)
+        rows = _rows(*order)
         batches = self._source.load(split, rows) if array is None else _gather(array, rows)
+        if numbered:
+            pairs = tf.data.Dataset.zip((batches, _numbers(*order)))
+            batches = pairs.map(lambda waveforms, number: (waveforms, *number))
         return batches.prefetch(tf.data.AUTOTUNE)
 
     def features(
@@ -205,8 +212,7 @@ class Recordings:
         count = self._checked(split)
         array = self._feature_array(split, representation)
         if array is not None:
-            rows = _rows(count, batch_size, shuffle, seed, first_epoch)
-            return _gather(array, rows).prefetch(tf.data.AUTOTUNE)
+            return _gather(array, _rows(count, batch_size, shuffle, seed, first_epoch)).prefetch(tf.data.AUTOTUNE)
         batches = self.waveforms(split, batch_size, shuffle=shuffle, seed=seed, first_epoch=first_epoch)
         return batches.map(representation, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -275,22 +281,27 @@ def _identity(representation: Any) -> str:
     return digest.hexdigest()
 
 
-def _rows(count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None) -> tf.data.Dataset:
-    """Batches of example numbers: the order that every dataset here follows."""
+def _numbers(count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None) -> tf.data.Dataset:
+    """Batches of example numbers, with the epoch: the order that every dataset here follows."""
     if batch_size < 1:
         raise InputError(f"batch_size must be positive, received {batch_size}")
     if first_epoch is None:
         rows = tf.data.Dataset.range(count)
-        return (rows.shuffle(count, seed=seed) if shuffle else rows).batch(batch_size)
+        rows = rows.shuffle(count, seed=seed) if shuffle else rows
+        return rows.batch(batch_size).map(lambda rows: (rows, tf.constant(-1, tf.int64)))
 
     def one_epoch(epoch):
         rows = tf.range(count, dtype=tf.int64)
         if shuffle:
             rows = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
-        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size).map(lambda rows: (rows, epoch))
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch)
     return epochs.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+
+def _rows(*order: Any) -> tf.data.Dataset:
+    return _numbers(*order).map(lambda rows, epoch: rows)
 
 
 def _gather(array: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:

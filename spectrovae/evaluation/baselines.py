@@ -1,7 +1,7 @@
 """Reconstructions without a network: what a trained model must beat, and the scale its figures are read on.
 
-Each has ``name``, ``parameters`` and ``reconstruct_features``, like a codec, and works on normalised features
-``(clips, bins, frames, channels)``.
+Each has ``name``, ``parameters``, ``reconstruct_features`` and ``reconstruct_features_graph``, like a codec, and works
+on normalised features ``(clips, bins, frames, channels)``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from spectrovae.pca import MAX_CLIPS, principal_components
 
@@ -21,6 +22,9 @@ class Identity:
 
     def reconstruct_features(self, features: np.ndarray) -> np.ndarray:
         return np.asarray(features, np.float32)
+
+    def reconstruct_features_graph(self, features):
+        return features
 
 
 class Mean:
@@ -39,6 +43,9 @@ class Mean:
     def reconstruct_features(self, features: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.mean, np.shape(features)).copy()
 
+    def reconstruct_features_graph(self, features):
+        return tf.broadcast_to(self.mean, tf.shape(features))
+
 
 class PCA:
     """Projects on the leading principal components of the training clips: the best linear autoencoder.
@@ -55,9 +62,11 @@ class PCA:
         self.parameters = self.mean.size + self.components.size
 
     def reconstruct_features(self, features: np.ndarray) -> np.ndarray:
-        centred = (np.asarray(features, np.float32) - self.mean).reshape(len(features), -1)
-        latent = centred @ self.components.T
-        return (latent @ self.components).reshape(np.shape(features)) + self.mean
+        return np.asarray(self.reconstruct_features_graph(tf.cast(features, tf.float32)))
+
+    def reconstruct_features_graph(self, features):
+        latent = tf.matmul(tf.reshape(features - self.mean, [-1, self.mean.size]), self.components, transpose_b=True)
+        return tf.reshape(tf.matmul(latent, self.components), tf.shape(features)) + self.mean
 
 
 Baseline = Identity | Mean | PCA

@@ -40,7 +40,7 @@ def first_non_finite(trainer: Trainer, restore: Callable[[], None], batches: Ite
 
     Args:
         restore: puts the trainer back to where the epoch began.
-        batches: the epoch's features, in its order.
+        batches: the epoch's features, or pairs of them with their targets, in its order.
 
     Returns:
         ``step`` (from 1), ``kind`` (features, weight, layer, output, loss term, gradient or update) and ``name``; None
@@ -50,18 +50,19 @@ def first_non_finite(trainer: Trainer, restore: Callable[[], None], batches: Ite
     trainer.reset_metrics()
     for step, batch in enumerate(batches, 1):
         before = Snapshot(trainer)
-        loss = trainer.train_on_batch(batch, return_dict=True)["loss"]
+        x, y = batch if isinstance(batch, tuple) else (batch, None)
+        loss = trainer.train_on_batch(x, y, return_dict=True)["loss"]
         spoilt = [name for name, weight in _named(trainer, trainer.weights) if _bad(weight)]
         if np.isfinite(loss) and not spoilt:
             continue
         before.put_back()
         # Where all is finite up to the gradients, the optimizer's step made the first weight that is not.
-        kind, name = next(_non_finite(trainer, batch), ("update", (spoilt or ["of the weights"])[0]))
+        kind, name = next(_non_finite(trainer, x, y), ("update", (spoilt or ["of the weights"])[0]))
         return {"step": step, "kind": kind, "name": name}
     return None
 
 
-def _non_finite(trainer: Trainer, batch) -> Iterator[tuple[str, str]]:
+def _non_finite(trainer: Trainer, batch, target) -> Iterator[tuple[str, str]]:
     """(kind, name) of the tensors of a training step that are not finite, in the order of computing."""
     if _bad(batch):
         yield "features", "the batch itself"
@@ -78,7 +79,7 @@ def _non_finite(trainer: Trainer, batch) -> Iterator[tuple[str, str]]:
     trainer.reset_metrics()
     with tf.GradientTape() as tape:
         outputs = trainer(batch, training=True)
-        loss = trainer.compute_loss(x=batch, y_pred=outputs)
+        loss = trainer.compute_loss(x=batch, y=target, y_pred=outputs)
     yield from (("output", name) for name, value in outputs.items() if any(map(_bad, keras.tree.flatten(value))))
     yield from (
         ("loss term", metric.name) for metric in trainer.metrics if metric.name != "loss" and _bad(metric.result())

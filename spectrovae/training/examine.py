@@ -32,6 +32,7 @@ def examine(
     model: Mapping[str, Any] | None = None,
     history: Mapping[str, Sequence[float]] | None = None,
     stalled: bool = False,
+    corrupt: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Diagnostics, collapse law and findings of a codec on recordings of its rate and length, as JSON by :func:`plain`.
@@ -39,7 +40,7 @@ def examine(
     Args:
         split: what the latent is measured on. The PCA spectrum is of the training split; codes are counted there too.
         model: options of the trainer, for the collapse law.
-        history, stalled: of the run, see :func:`spectrovae.training.verdict.judge`.
+        history, stalled, corrupt: of the run, see :func:`spectrovae.training.verdict.judge`.
     """
 
     def batches(name: str):
@@ -61,9 +62,10 @@ def examine(
         found["training_codes"] = counts.result()
     spectrum = principal_components(batches("train"), SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed).variances
     law = collapse_law(spectrum, model or {}, found, math.prod(codec.encoder.inputs[0].shape[1:]))
-    findings = judge(history or {}, found, law, model or {}, stalled=stalled)
+    findings = judge(history or {}, found, law, model or {}, stalled=stalled, corrupt=corrupt)
     return {
         "split": split,
+        "corrupt": corrupt,
         "diagnostics": found,
         "collapse_law": law,
         "findings": [dataclasses.asdict(finding) for finding in findings],
@@ -72,9 +74,10 @@ def examine(
 
 def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str) -> dict[str, Any]:
     """:func:`examine` with what the bundle's ``run`` folder still tells of its training; a bundle may be without."""
-    model, history = {}, {}
+    model, history, corrupt = {}, {}, None
     try:
-        model = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))["model"]
+        config = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))
+        model, corrupt = config["model"], config["options"].get("corrupt")
         with open(path / "run" / "history.csv", newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         history = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
@@ -82,7 +85,7 @@ def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str)
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run'} is damaged ({error!r}); restore it from a copy, or move it away") from error
-    return examine(codec, recordings, split=split, model=model, history=history)
+    return examine(codec, recordings, split=split, model=model, history=history, corrupt=corrupt)
 
 
 def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
@@ -137,6 +140,8 @@ def figures_text(report: Mapping[str, Any]) -> str:
     found, law = report["diagnostics"], report["collapse_law"]
     latent = found["latent"]
     lines = [f"clips                  {found['clips']}"]
+    if report.get("corrupt"):
+        lines.append(f"trained to undo        {report['corrupt']}; these figures are of clean inputs")
     if "rmse_db" in found:
         mean_error = found["rmse_db"] * math.sqrt(law["mean_predictor_mse"] / max(found["mean_squared_error"], 1e-30))
         lines.append(

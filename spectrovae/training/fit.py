@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 import spectrovae
 from spectrovae import models, representations
@@ -20,6 +21,7 @@ from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.models.base import Trainer
 from spectrovae.training import examine, verdict
+from spectrovae.training.corrupt import CleanValidation, Corruption, canonical
 from spectrovae.training.divergence import Diverged, Snapshot, first_non_finite
 from spectrovae.training.live import LiveDiagnostics
 from spectrovae.training.precision import copy_weights, float32_twin, precision
@@ -37,6 +39,8 @@ class FitOptions:
         patience: epochs without a lower validation loss after which training stops; 0 never stops.
         seed: of weights, noise and order.
         precision: ``"auto"``, ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``; what is saved is float32.
+        corrupt: what is done to the inputs, and undone by the model: ``NAME:SEVERITY``, see
+            :mod:`spectrovae.evaluation.perturbations`; None for clean inputs.
     """
 
     epochs: int = 30
@@ -45,6 +49,7 @@ class FitOptions:
     patience: int = 10
     seed: int = 0
     precision: str = "auto"
+    corrupt: str | None = None
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("seed", 0)):
@@ -52,6 +57,7 @@ class FitOptions:
                 raise InputError(f"{name} must be at least {least}, received {getattr(self, name)}")
         if not 0.0 < self.learning_rate < 1.0:
             raise InputError(f"learning_rate must lie between 0 and 1, received {self.learning_rate}")
+        object.__setattr__(self, "corrupt", canonical(self.corrupt))
 
 
 def fit(
@@ -130,6 +136,7 @@ def train(
             diverged.
     """
     options = options or FitOptions()
+    corruption = _corruption(trainer, representation, options)
     out = Path(out)
     config = run_config(trainer, representation, recordings, options)
     run = Run(out, config)
@@ -145,6 +152,14 @@ def train(
 
     def batches(split: str, **kwargs):
         return recordings.features(split, representation, options.batch_size, **kwargs)
+
+    def examples_of(split: str, **kwargs):
+        """What the model is trained on: features, or pairs of corrupted and clean ones."""
+        return (
+            corruption.pairs(recordings, split, options.batch_size, **kwargs)
+            if corruption
+            else batches(split, **kwargs)
+        )
 
     if run.state_file.is_file():
         run.load(trainer)
@@ -171,12 +186,13 @@ def train(
         )
 
     log(_headline(trainer, recordings, options, config["precision"]))
-    validation = batches("validation")
+    validation = examples_of("validation")
     examples = len(recordings.examples("train"))
-    first = next(iter(validation))[:4]
+    first = tf.nest.flatten(next(iter(validation)))[0][:4]
     callbacks = [
         LiveDiagnostics(trainer, recordings, representation, options.batch_size, options.seed),
         TensorBoardPictures(run.folder / "logs", first, representation),
+        *([CleanValidation(batches("validation"))] if corruption else []),
         KeepRun(run, options.epochs, examples, options.patience, lambda logs: current_codec().save(out)),
     ]
     start = Snapshot(trainer)
@@ -184,7 +200,7 @@ def train(
         with _sigterm_as_interrupt():
             if run.epoch < options.epochs and not (options.patience and run.waited >= options.patience):
                 trainer.fit(
-                    batches("train", shuffle=True, seed=options.seed, first_epoch=run.epoch),
+                    examples_of("train", shuffle=True, seed=options.seed, first_epoch=run.epoch),
                     steps_per_epoch=steps,
                     validation_data=validation,
                     initial_epoch=run.epoch,
@@ -199,7 +215,7 @@ def train(
         log(f"stopped after epoch {run.epoch}: a usable model is at {out}; the same command continues")
         raise
     except Diverged as error:
-        batch_order = batches("train", shuffle=True, seed=options.seed, first_epoch=run.epoch).take(steps)
+        batch_order = examples_of("train", shuffle=True, seed=options.seed, first_epoch=run.epoch).take(steps)
         restore = (lambda: run.load(trainer)) if run.state_file.is_file() else start.put_back
         finding = verdict.diverged(error.epoch, first_non_finite(trainer, restore, batch_order), options.learning_rate)
         examine.write(run.folder, {"findings": [dataclasses.asdict(finding)]})
@@ -208,7 +224,12 @@ def train(
 
     best = Codec.load(out)
     stalled = bool(options.patience) and run.waited >= options.patience
-    report = examine.examine(best, recordings, model=config["model"], history=run.history, stalled=stalled)
+    report = examine.examine(
+        best, recordings, model=config["model"], history=run.history, stalled=stalled, corrupt=options.corrupt
+    )
+    metrics = _evaluate(best, twin, validation)
+    if corruption:
+        metrics |= _evaluate(best, twin, batches("validation"), "validation_clean")
     best.info = {
         "finished": True,
         "epoch": run.best_epoch,
@@ -218,9 +239,11 @@ def train(
         "seed": options.seed,
         "training_examples": examples,
         "labels": sorted(recordings.manifest.summary()["labels"]) if recordings.manifest else [],
-        "metrics": _evaluate(best, twin, validation) | examine.key_figures(report),
+        "metrics": metrics | examine.key_figures(report),
         "findings": [finding["name"] for finding in report["findings"]],
     }
+    if options.corrupt:
+        best.info["corrupt"] = options.corrupt
     if trainer.bits_per_example:
         best.info["bits_per_example"] = trainer.bits_per_example
     best.save(out)
@@ -269,7 +292,7 @@ def run_config(trainer, representation, recordings, options: FitOptions) -> dict
             "options": {key: value for key, value in representation.get_config().items() if key not in bare},
         },
         "data": {"open": recordings.get_config(), "fingerprint": recordings.fingerprint},
-        "options": dataclasses.asdict(options),
+        "options": {name: v for name, v in dataclasses.asdict(options).items() if (name, v) != ("corrupt", None)},
         "precision": trainer.dtype_policy.name,
     }
     return json.loads(json.dumps(config))
@@ -315,13 +338,24 @@ def _flat(config: dict, prefix: str = "") -> set[tuple[str, str]]:
     return found
 
 
-def _evaluate(codec: Codec, twin: Trainer, validation) -> dict[str, float]:
+def _corruption(trainer: Trainer, representation, options: FitOptions) -> Corruption | None:
+    if options.corrupt is None:
+        return None
+    if getattr(trainer, "warp", None) is not None:
+        raise InputError(
+            "corrupt (--corrupt) and sounds at another tempo or pitch (--time-stretch, --time-shift, --bin-stretch) "
+            "cannot be trained together: the clean target would not be changed alike; leave one of them out"
+        )
+    return Corruption(options.corrupt, representation, options.seed)
+
+
+def _evaluate(codec: Codec, twin: Trainer, validation, prefix: str = "validation") -> dict[str, float]:
     """Figures of the best model on the validation split, in float32."""
     twin.encoder.set_weights(codec.encoder.get_weights())
     twin.decoder.set_weights(codec.decoder.get_weights())
     twin.compile()
     figures = twin.evaluate(validation, verbose=0, return_dict=True)
-    return {f"validation_{name}": float(value) for name, value in figures.items() if math.isfinite(value)}
+    return {f"{prefix}_{name}": float(value) for name, value in figures.items() if math.isfinite(value)}
 
 
 def _headline(trainer: Trainer, recordings: Recordings, options: FitOptions, policy: str) -> str:

@@ -170,7 +170,8 @@ class KeepRun(keras.callbacks.Callback):
         width = len(str(self.epochs))
         rate = self.examples / max(seconds, 1e-9)
         done = f"epoch {epoch + 1:{width}}/{self.epochs}"
-        return f"{done}  {named('')}  | validation  {named('val_')}  {rate:.0f} examples/s"
+        clean = f"  clean  {named('val_clean_')}" if "val_clean_loss" in logs else ""
+        return f"{done}  {named('')}  | validation  {named('val_')}{clean}  {rate:.0f} examples/s"
 
 
 class TensorBoardPictures(keras.callbacks.Callback):

@@ -123,6 +123,7 @@ def judge(
     model: Mapping[str, Any],
     *,
     stalled: bool = False,
+    corrupt: str | None = None,
 ) -> list[Finding]:
     """Findings on a run that ended well: its course first, then the latent.
 
@@ -132,8 +133,9 @@ def judge(
         law: of :func:`collapse_law`.
         model: the trainer's options.
         stalled: it stopped because it was no better for as many epochs as ``patience``.
+        corrupt: what was done to the inputs of training and validation.
     """
-    findings = _course(history, law, diagnosis, model, stalled) if history.get("loss") else []
+    findings = _course(history, law, diagnosis, model, stalled, corrupt) if history.get("loss") else []
     if not _times_the_mean(diagnosis, law) <= UNTRAINED:
         # A latent means nothing to a decoder that has not learnt the mean yet; but what the law forbids will not come.
         hopeless = law.get("predicted_active") == law.get("found_active") == 0
@@ -157,13 +159,14 @@ def diverged(epoch: int, found: Mapping[str, Any] | None, learning_rate: float) 
     return Finding("diverged", text, lower)
 
 
-def _course(history, law, diagnosis, model, stalled: bool) -> list[Finding]:
+def _course(history, law, diagnosis, model, stalled: bool, corrupt: str | None) -> list[Finding]:
     loss = np.asarray(history["loss"], np.float64)
     watched = np.asarray(history.get("val_loss", loss), np.float64)
     training = np.asarray(history.get("rmse_db", loss), np.float64)
     validation = np.asarray(history.get("val_rmse_db", training), np.float64)
     epochs, best = len(loss), int(np.argmin(watched))
-    error = f"{validation[best]:.2f} dB on validation at the best epoch, {best + 1} of {epochs}"
+    inputs = f"validation inputs corrupted by {corrupt}" if corrupt else "validation"
+    error = f"{validation[best]:.2f} dB on {inputs} at the best epoch, {best + 1} of {epochs}"
 
     times = _times_the_mean(diagnosis, law)
     if not times <= EXPLODED:
@@ -182,7 +185,7 @@ def _course(history, law, diagnosis, model, stalled: bool) -> list[Finding]:
             text += f" and the error by {higher:.2f} dB."
         text += " The best epoch is kept; more epochs will not help."
         change = "more recordings; or, without any, a smaller --latent-dim or --preset."
-        if model.get("time_stretch") == 0.0:
+        if model.get("time_stretch") == 0.0 and not corrupt:
             change = (
                 "sounds at random tempo, --time-stretch 0.15 --time-shift 1, where features are levels; or more sounds."
             )

@@ -1,0 +1,85 @@
+"""The reproduction of the claim that the U-Net is far more robust, at its smallest setting."""
+
+import csv
+import json
+import runpy
+
+import pytest
+from conftest import ROOT
+from page_check import check_page
+
+SCRIPT = str(ROOT / "scripts" / "reproduce" / "unet_robustness.py")
+
+
+@pytest.mark.slow
+def test_the_script_runs_and_continues(tmp_path, capsys):
+    main = runpy.run_path(SCRIPT)["main"]
+    arguments = ["--small", "--epochs", "1", "--out", str(tmp_path)]
+    result = main(arguments)
+    bundles = sorted(path.name for path in (tmp_path / "fits").iterdir())
+    assert len(bundles) == 8
+    assert "U-Net_no_skips_denoising-0" in bundles
+    with open(tmp_path / "unet_robustness.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(result["rows"])
+    assert {row["name"] for row in rows} >= {"VAE", "U-Net, all skips", "identity", "mean"}
+    assert json.loads((tmp_path / "unet_robustness.json").read_text()) == result
+    page = check_page((tmp_path / "report.html").read_text())
+    assert len(page.all("picture")) == 3
+    assert result["verdict"]["sentences"][0] in (tmp_path / "report.html").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.keras")}
+    before[tmp_path / "measured" / "0" / "robustness.json"] = (
+        (tmp_path / "measured" / "0" / "robustness.json").stat().st_mtime_ns
+    )
+    capsys.readouterr()
+    assert main(arguments) == result
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "epoch" not in capsys.readouterr().err
+
+
+def row(name, consistency, fidelity, perturbation="uniform", severity=10.0, gain=0.5):
+    return {
+        "name": name, "perturbation": perturbation, "severity": severity, "consistency_db": consistency,
+        "fidelity_db": fidelity, "gain": gain,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("unet", "vae", "answer"),
+    [
+        ([(1.0, 1.0), (1.1, 1.0)], [(3.0, 3.0), (3.0, 3.0)], "holds"),
+        ([(2.0, 2.0), (2.0, 2.0)], [(3.0, 3.0), (3.0, 3.0)], "holds in direction, not in size"),
+        ([(3.0, 5.0), (3.0, 5.0)], [(1.0, 4.0), (1.0, 4.0)], "is the opposite of what was found"),
+        ([(3.0, 1.0), (3.0, 1.0)], [(1.0, 4.0), (1.0, 4.0)], "does not hold: it is better in one sense"),
+        ([(3.0, 4.0), (0.5, 4.0)], [(1.0, 4.0), (1.0, 4.0)], "does not hold"),  # the seeds disagree
+    ],
+)
+def test_the_verdict_follows_from_the_figures(unet, vae, answer):
+    module = runpy.run_path(SCRIPT)
+    options = module["parse"](["--small", "--out", "x", "--seeds", "0,1"])
+    names = [model.name for model in module["models_of"](options)]
+    rows = []
+    for seed in (0, 1):
+        for name in names:
+            rows.append(row(name, *(unet if name == "U-Net, all skips" else vae)[seed]))
+        rows.append(row("identity", 5.77, 5.77, gain=1.0))
+        rows.append(row("PCA-8", 1.0, 4.0))
+    found = module["verdict"](rows, options)
+    assert found["answer"].startswith(answer)
+    assert f"it {found['answer']}" in found["sentences"][0]
+    assert list(found["compared"]) == ["uniform:10"]
+    assert sum("U-Net, no skips" in sentence for sentence in found["sentences"]) == 2
+    assert "Fewer than three seeds" in found["sentences"][-1]
+
+
+def test_what_the_script_refuses(capsys):
+    parse = runpy.run_path(SCRIPT)["parse"]
+    for arguments, message in (
+        (["--out", "x"], "--data is needed"),
+        (["--small", "--out", "x", "--perturbation", "gain:3"], "uniform:10"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            parse(arguments)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
