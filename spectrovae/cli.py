@@ -243,6 +243,18 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--marked", type=float, default=10.0, help="the level to tabulate and listen to")
             sub.add_argument("--seeds", type=_positive, default=5, help="perturbations of each clip")
 
+    sub = command("listen", commands.listen)
+    sub.add_argument("bundles", nargs="+", metavar="BUNDLE")
+    data_options(sub)
+    split_rule(sub, "--split-rule")
+    sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="where clips come from")
+    sub.add_argument("--clips", type=_positive, default=8, help="how many clips are played (8)")
+    sub.add_argument("--trials", type=_positive, default=24, help="of a series; the page can take another number (24)")
+    sub.add_argument("--ceiling", action="store_true", help="also the original through the phase search alone")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", required=True, help="folder for the page")
+    sub.add_argument("--force", action="store_true", help="replace an earlier result")
+
     sub = command("export", commands.export)
     sub.add_argument("bundle")
     sub.add_argument("folder", metavar="DIR", help="writes DIR/NAME/VERSION/")

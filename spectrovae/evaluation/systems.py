@@ -109,13 +109,13 @@ def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *,
     groups: dict[str, Group] = {}
     names: set[str] = set()
     for codec in codecs:
-        _check_fit(codec, recordings)
+        check_fit(codec, recordings)
         representation = codec.representation
         group = groups.setdefault(
             _fingerprint(representation),
             Group(label(representation), representation, [], _synthesiser(representation)),
         )
-        name = _unique(codec.name, names)
+        name = unique_name(codec.name, names)
         group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
     for group in groups.values():
         log(f"fitting the baselines on the train split ({group.label})")
@@ -195,7 +195,8 @@ def estimate_fields(name: str, estimate: Any) -> dict[str, float | None]:
     return {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
 
 
-def _check_fit(codec: Any, recordings: Any) -> None:
+def check_fit(codec: Any, recordings: Any) -> None:
+    """Raise InputError where a codec's sample rate or length is not that of the recordings."""
     if codec.sample_rate != recordings.sample_rate:
         raise InputError(
             f"{codec.name} works at {codec.sample_rate} Hz and the recordings are read at "
@@ -236,7 +237,8 @@ def _synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]
     return lambda db, samples: np.asarray(compiled(tf.convert_to_tensor(db, tf.float32), samples))
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique_name(name: str, taken: set[str]) -> str:
+    """The name, numbered where it is taken already; it is taken then."""
     unique, number = name, 2
     while unique in taken:
         unique, number = f"{name} ({number})", number + 1
