@@ -234,6 +234,20 @@ def robustness(options) -> tuple[dict, str]:
     return _evaluation(options, evaluation.robustness, evaluation.format_robustness, extra)
 
 
+def latent(options) -> tuple[dict, str]:
+    """Study a model's latent: principal axes, traversals, draws, loss by factor, interpolation, disentanglement."""
+    from spectrovae.evaluation import latent as study_of_latent
+
+    options.bundles = [options.bundle]
+    (codec,), recordings = _codecs_and_recordings(options)
+    result = study_of_latent.latent(
+        codec, recordings, options.out, split=options.split, limit=options.limit, dimensions=options.dimensions,
+        span=options.span, points=options.points, pairs=options.pairs, seed=options.seed, force=options.force, log=_log,
+    )  # fmt: skip
+    page = Path(options.out) / "report.html"
+    return result | {"report": str(page)}, f"{study_of_latent.format_latent(result)}\n\n{page}"
+
+
 def listen(options) -> tuple[dict, str]:
     """Write a blind listening test, A/B/X, of originals and what models make of them."""
     from spectrovae.evaluation import listen as listening

@@ -145,7 +145,7 @@ def test_the_score_is_right_and_survives_a_reload(browser, made, recordings, cou
             page.reload()
         rows, whole = kept_answers(page, "csv"), kept_answers(page, "json")
         scores = page.evaluate(
-            "Array.from(document.querySelector('#pairs tbody').rows, (row) => Array.from(row.cells, (c) => c.innerText))"
+            "Array.from(document.querySelector('#pairs tbody').rows, (row) => [...row.cells].map((c) => c.innerText))"
         )
     assert whole["score"] == {"right": right, "trials": count, "planned": count, "p": pytest.approx(p, rel=1e-9)}
     assert [row["right"] == "true" for row in rows] == [trial not in wrong for trial in range(count)]

@@ -9,6 +9,7 @@ systems        models and baselines gathered by representation
 compare        models side by side
 robustness     what becomes of a disturbance
 report         a self-contained HTML page, its tables as files; ``players``: sounds equally loud
+latent         principal axes, traversals, draws, loss by factor, interpolation of one model's latent
 listen         a blind listening test, A/B/X
 """
 

@@ -167,8 +167,8 @@ def _page(result: Mapping[str, Any], wavs: Sequence[Sequence[bytes]]) -> Report:
     report.section(
         "How it is counted",
         "Which of A and B is which, and which of them X is, is drawn anew for each trial by fair coins, in this "
-        "browser. The score shows when the series is over: one that is watched, and stopped where it looks good, says "
-        "less than its p. p is the probability of as many right answers or more by guessing (binomial, one-sided).",
+        "browser. The score and its p, the probability of as many right answers or more by guessing (binomial, "
+        "one-sided), show when the series is over: one that is watched, and stopped where it looks good, proves less.",
         "Answers are kept in this browser until they are erased, and are sent nowhere.",
     )
     report.section(

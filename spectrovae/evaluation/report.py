@@ -165,7 +165,7 @@ class Report:
         )
         self._parts.append(
             f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(caption)}"><table>'
-            f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+            f"<caption><span>{_text(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
             f'</table></div><p class="downloads">This table as {links}</p>'
         )
 
@@ -380,7 +380,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _card(card: Card) -> str:
-    parts = [f"<figcaption>{_text(card.title)}</figcaption>"]
+    parts = [f"<figcaption>{_text(card.title)}</figcaption>"] if card.title else []
     if card.picture is not None:
         image = f'<img src="{_data("image/png", card.picture)}" alt="{_text(card.alt)}">'
         if card.dark_picture is not None:

@@ -113,7 +113,7 @@ def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *,
         representation = codec.representation
         group = groups.setdefault(
             _fingerprint(representation),
-            Group(label(representation), representation, [], _synthesiser(representation)),
+            Group(label(representation), representation, [], synthesiser(representation)),
         )
         name = unique_name(codec.name, names)
         group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
@@ -231,7 +231,8 @@ def label(representation: Any) -> str:
     return f"{name}, {representation.sample_rate} Hz, {low} to {high} dB, normalised by {normalisation}"
 
 
-def _synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+def synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    """dB spectrograms (clips, bins, frames, channels) and a number of samples -> waveforms (clips, samples)."""
     # in a graph, three times as fast as eagerly
     compiled = tf.function(representation.synthesise, reduce_retracing=True)
     return lambda db, samples: np.asarray(compiled(tf.convert_to_tensor(db, tf.float32), samples))
