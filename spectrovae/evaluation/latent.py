@@ -316,13 +316,13 @@ def _draws(
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """Points drawn evenly in the box and from a normal, decoded; how far from a clip and from each other they are."""
     normal = "prior N(0, I)" if space.kind == "posterior" else "normal, as wide as the clips"
-    ways = {
-        f"even in [−{span:g}, {span:g}]": lambda size: random.uniform(-span, span, size),
-        normal: random.standard_normal,
+    drawn = {
+        f"even in [−{span:g}, {span:g}]": [random.uniform(-span, span, (DRAWS, len(c))) for c in centre],
+        normal: [random.standard_normal((DRAWS, len(c))) for c in centre],
     }
     draws, rows = {}, []
-    for name, draw in ways.items():
-        points = [(c + s * draw((DRAWS, len(c)))).astype(np.float32) for c, s in zip(centre, scale)]
+    for name, units in drawn.items():
+        points = [(c + s * unit).astype(np.float32) for c, s, unit in zip(centre, scale, units)]
         draws[name] = space.decode(points)
         levels = _levels(draws[name])
         rows.append({
@@ -351,7 +351,8 @@ def _interpolation(
     """Lines between latents, beside straight mixing in dB of the same two ends, both as spectrograms."""
     weights = np.linspace(0.0, 1.0, STEPS + 1, dtype=np.float32)
     rows: dict[str, list[dict[str, float]]] = {"latent": [], "mix": []}
-    lengths, kept = [], []
+    lengths: list[np.ndarray] = []
+    kept: list[tuple[str, np.ndarray, np.ndarray]] = []
     for first, second in pairs:
         ends = space.encode_whole(features[[first, second]])
         line = [(1 - weights)[:, None] * z[:1] + weights[:, None] * z[1:] for z in ends]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -53,7 +54,7 @@ def binned(label: Label) -> dict[str, np.ndarray]:
 
 def spectrum_figure(explained: Mapping[str, Sequence[float]], *, ink: str = INK) -> Figure:
     """Draw the share of the variance that the first k principal components hold, for each group of latents."""
-    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for index, (name, shares) in enumerate(explained.items()):
         count = np.arange(len(shares) + 1)
@@ -70,51 +71,47 @@ def spectrum_figure(explained: Mapping[str, Sequence[float]], *, ink: str = INK)
 
 
 def map_figure(points: np.ndarray, shares: Sequence[float], label: Label, *, ink: str = INK) -> Figure:
-    """Draw clips in the plane of the first two principal axes, and in the space of three, coloured by a label.
+    """Draw clips along two or three principal axes, coloured by a label.
 
     Args:
-        points: coordinates along the axes [shape=(clips, 2 or more)].
+        points: coordinates along the axes [shape=(clips, 2 or 3)].
         shares: of the variance, of each axis.
     """
+    figure = Figure(figsize=(3.7, 3.7), layout="constrained")
     solid = points.shape[1] > 2
-    figure = Figure(figsize=(7.6 if solid else 4.2, 3.7), layout="constrained")
-    flat = figure.add_subplot(1, 2 if solid else 1, 1)
-    spaces = [flat]
-    if solid:
-        spaces.append(figure.add_subplot(1, 2, 2, projection="3d"))
-    for axes in spaces:
-        columns = points[:, : 2 if axes is flat else 3].T
-        if label.numeric:
-            drawn = axes.scatter(*columns, c=label.values, cmap="viridis", s=9, linewidths=0)
-        else:
-            palette = matplotlib.colormaps["tab10" if len(label.classes) <= 10 else "tab20"]
-            for index, name in enumerate(label.classes):
-                own = [column[label.values == name] for column in columns]
-                marker = "os^D"[index // palette.N % 4]
-                axes.scatter(*own, color=palette(index % palette.N), s=9, linewidths=0, label=name, marker=marker)
-        names = [f"axis {number} ({share:.0%})" for number, share in enumerate(shares[:3], start=1)]
-        axes.set_xlabel(names[0])
-        axes.set_ylabel(names[1])
-        if axes is not flat:
-            axes.set_zlabel(names[2])
-            _quiet_space(axes, ink)
-        else:
-            quiet(axes, ink)
+    axes: Any = figure.add_subplot(projection="3d" if solid else None)
+    drawn: Any = None
     if label.numeric:
-        bar = figure.colorbar(drawn, ax=spaces, pad=0.02, aspect=30, shrink=0.85)
+        drawn = axes.scatter(*points.T, c=label.values, cmap="viridis", s=9, linewidths=0)
+    else:
+        palette: Any = matplotlib.colormaps["tab10" if len(label.classes) <= 10 else "tab20"]
+        for index, name in enumerate(label.classes):
+            own = points[label.values == name].T
+            marker = "os^D"[index // palette.N % 4]
+            axes.scatter(*own, color=palette(index % palette.N), s=9, linewidths=0, label=name, marker=marker)
+    names = [f"axis {number} ({share:.0%})" for number, share in enumerate(shares, start=1)]
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+    if solid:
+        axes.set_zlabel(names[2])
+        _quiet_space(axes, ink)
+    else:
+        quiet(axes, ink)
+    if label.numeric:
+        bar = figure.colorbar(drawn, ax=axes, location="bottom", pad=0.02, aspect=30, shrink=0.8)
         bar.set_label(label.name)
-        bar.outline.set_visible(False)
+        bar.outline.set_visible(False)  # type: ignore[operator]
         quiet(bar.ax, ink)
     else:
-        handles, names = flat.get_legend_handles_labels()
+        handles, names = axes.get_legend_handles_labels()
         figure.legend(
-            handles, names, loc="outside lower center", ncols=min(len(names), 10), frameon=False, fontsize=7.5,
-            labelcolor=ink, columnspacing=1.0, handletextpad=0.2, markerscale=1.6,
+            handles, names, loc="outside lower center", ncols=5 if max(map(len, names)) < 4 else 3, frameon=False,
+            fontsize=7.5, labelcolor=ink, columnspacing=1.0, handletextpad=0.2, markerscale=1.6,
         )  # fmt: skip
     return figure
 
 
-def _quiet_space(axes, ink: str) -> None:
+def _quiet_space(axes: Any, ink: str) -> None:
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((0, 0, 0, 0))
         axis.line.set_color(ink)
@@ -122,7 +119,7 @@ def _quiet_space(axes, ink: str) -> None:
         axis.label.set_fontsize(8)
         axis._axinfo["grid"].update(color=ink, linewidth=0.2)
     axes.tick_params(colors=ink, labelsize=6.5, pad=-2)
-    axes.set_box_aspect(None, zoom=0.86)
+    axes.set_box_aspect(None, zoom=0.82)
 
 
 def mosaic_figure(
@@ -172,7 +169,7 @@ def mosaic_figure(
 
 def boxes_figure(groups: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, ink: str = INK) -> Figure:
     """Draw a box for each group of figures: quartiles and median, whiskers to 1.5 times the box, the rest as points."""
-    figure = Figure(figsize=(max(3.4, 1.2 + 0.5 * len(groups)), 3.0), layout="constrained")
+    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
     line = {"color": ink, "linewidth": 0.9}
     axes.boxplot(
@@ -180,7 +177,7 @@ def boxes_figure(groups: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, 
         whiskerprops=line, capprops=line, boxprops={**line, "facecolor": COLOURS[0] + "55"},
         flierprops={"marker": ".", "markersize": 3, "markerfacecolor": ink, "markeredgewidth": 0},
     )  # fmt: skip
-    long = max(map(len, groups)) > 6 and len(groups) > 5
+    long = len(groups) * max(map(len, groups)) > 40
     axes.set_xticks(
         range(1, len(groups) + 1), list(groups), rotation=40 if long else 0, ha="right" if long else "center"
     )

@@ -25,7 +25,7 @@ from spectrovae.evaluation.report import PAGE_BYTES, Card, Cell, Report, Row, in
 from spectrovae.plots import Curve
 
 PAUSE_SECONDS = 0.05
-STRONGEST = 32
+STRONGEST = 12
 """Dimensions of a group that the page's table has at most; all are in the JSON."""
 
 
@@ -116,15 +116,17 @@ def _axes(report: Report, result: Mapping[str, Any], labels: Sequence[Label], pl
         )
     for group, points in zip(result["groups"], places):
         if points.shape[1] > 1:
-            maps = [_map(group, points, label) for label in labels]
-            report.cards(f"Map of {group['name']}", maps, wide=True)
+            maps = [
+                _map(group, points[:, :axes], label) for label in labels for axes in (2, 3) if axes <= points.shape[1]
+            ]
+            report.cards(f"Map of {group['name']}", maps)
 
 
 def _map(group: Mapping[str, Any], points: np.ndarray, label: Label) -> Card:
     return _card(
-        f"coloured by {label.name}",
+        f"{'Three' if points.shape[1] > 2 else 'Two'} axes, coloured by {label.name}",
         lambda ink: map_figure(points, group["pca"]["explained"], label, ink=ink),
-        f"Clips on the first principal axes of {group['name']}, coloured by {label.name}.",
+        f"Clips on the first {points.shape[1]} principal axes of {group['name']}, coloured by {label.name}.",
     )
 
 
@@ -162,7 +164,7 @@ def _mosaic(codec: Any, lines: Sequence[Traversal]) -> Card:
         codec,
         np.stack([line.decoded for line in lines]),
         [line.name for line in lines],
-        [f"{place:g}" for place in np.round(lines[0].places, 2)],
+        _places(lines[0].places),
         "deviations from the middle",
         "Spectrograms along " + ", ".join(line.name for line in lines),
     )
@@ -184,7 +186,7 @@ def _draws(report: Report, result: Mapping[str, Any], codec: Any, drawn: Drawn, 
     ]
     report.table("Draws beside the clips", ("points", "number", "nearest\ndB", "spread\ndB"), rows)
     size = len(drawn.mesh)
-    texts = [f"{place:g}" for place in np.round(np.linspace(-span, span, size), 2)]
+    texts = _places(np.linspace(-span, span, size))
     card = _pictures(
         codec, drawn.mesh, texts[::-1], texts, drawn.mesh_axes[0], "A mesh of decoded points", drawn.mesh_axes[1]
     )
@@ -199,20 +201,7 @@ def _loss(report: Report, result: Mapping[str, Any], labels: Sequence[Label], er
     if not labels:
         return
     report.section("Loss by factor", "RMSE of each clip's reconstruction in dB, over all cells.")
-    cards = []
-    for label in labels:
-        groups = {name: errors[chosen] for name, chosen in binned(label).items()}
-        cards.append(
-            _card(
-                f"by {label.name}",
-                lambda ink, groups=groups, label=label: boxes_figure(
-                    groups, xlabel=label.name, ylabel="RMSE (dB)", ink=ink
-                ),
-                f"Errors by {label.name}. Medians: "
-                + ", ".join(f"{name} {np.median(values):.2f} dB" for name, values in groups.items()),
-            )
-        )
-    report.cards("", cards, wide=True)
+    report.cards("", [_boxes(label, errors) for label in labels])
     for found in result["loss"]:
         if "spearman" in found:
             said = f"rank correlation {number_text(found['spearman'])}"
@@ -235,6 +224,16 @@ def _loss(report: Report, result: Mapping[str, Any], labels: Sequence[Label], er
             "KL\nnats",
         )
         report.table(f"Error by {found['label']}: {said}", heads, rows)
+
+
+def _boxes(label: Label, errors: np.ndarray) -> Card:
+    groups = {name: errors[chosen] for name, chosen in binned(label).items()}
+    medians = ", ".join(f"{name} {np.median(values):.2f} dB" for name, values in groups.items())
+    return _card(
+        f"By {label.name}",
+        lambda ink: boxes_figure(groups, xlabel=label.name, ylabel="RMSE (dB)", ink=ink),
+        f"Errors by {label.name}. Medians: {medians}",
+    )
 
 
 def _interpolation(report: Report, result: Mapping[str, Any], codec: Any, drawn: Drawn, sounds: _Sounds) -> None:
@@ -260,8 +259,8 @@ def _interpolation(report: Report, result: Mapping[str, Any], codec: Any, drawn:
         for place, row in enumerate(found["rows"])
     ]  # fmt: skip
     report.table("Ways between two clips", heads, rows)
-    steps = np.arange(1, found["steps"] + 1)
-    profile, flat = found["profile"], np.ones(len(steps))
+    steps = list(range(1, found["steps"] + 1))
+    profile, flat = found["profile"], [1.0] * len(steps)
     curves = [
         Curve("line in the latent", steps, profile["mean"], profile["low"], profile["high"]),
         Curve("straight mix in dB", steps, flat, flat, flat, reference=True),
@@ -319,12 +318,16 @@ def _pictures(
         xlabel=xlabel, ylabel=ylabel,
     )  # fmt: skip
     said = f"{alt}; {representation.min_db:g} to {representation.max_db:g} dB"
-    return Card("", plots.png(figure, dots_per_inch=150), said)
+    return Card("", plots.png(figure, dots_per_inch=150), said, full=True)
 
 
 def _card(title: str, figure: Callable[[str], Figure], alt: str) -> Card:
     light, dark = (plots.png(figure(ink)) for ink in (plots.DARK_INK, plots.LIGHT_INK))
     return Card(title, light, alt, dark_picture=dark)
+
+
+def _places(places: np.ndarray) -> list[str]:
+    return [f"{place:g}".replace("-", "−") for place in np.round(places, 2)]
 
 
 def _number(value: float | None, digits: int = 2) -> Cell:

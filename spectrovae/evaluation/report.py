@@ -105,7 +105,8 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """A picture (PNG bytes, described by ``alt``) with a player (wav bytes) under a title."""
+    """A picture (PNG bytes, described by ``alt``) with a player (wav bytes) under a title; a ``full`` one has a row of
+    its own, and scrolls where that is too narrow for it."""
 
     title: str
     picture: bytes | None = None
@@ -113,6 +114,7 @@ class Card:
     sound: bytes | None = None
     dark_picture: bytes | None = None
     caption: str = ""
+    full: bool = False
 
 
 class Report:
@@ -393,4 +395,5 @@ def _card(card: Card) -> str:
         parts.append(f'<audio controls preload="none" aria-label="{_text(card.title)}" src="{source}"></audio>')
     if card.caption:
         parts.append(f"<p>{_text(card.caption)}</p>")
-    return f"<figure>{''.join(parts)}</figure>"
+    kind = ' class="full" tabindex="0"' if card.full else ""
+    return f"<figure{kind}>{''.join(parts)}</figure>"
