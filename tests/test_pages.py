@@ -11,6 +11,7 @@ from browser import DESK, PHONE, contrast, overflow, plays
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.evaluation import compare, robustness
+from spectrovae.evaluation.latent import latent
 from spectrovae.evaluation.report import Card, Cell, Report, Row, sound_cards
 from spectrovae.models import VAE
 from spectrovae.representations import LogSTFT
@@ -18,6 +19,7 @@ from spectrovae.study import Trial, study
 
 SAMPLES = 992
 LONG = "a-name-that-does-not-end-" * 4
+KINDS = ("compare", "robustness", "study", "latent")
 QUICK = {"resamples": 50, "components": (2,), "log": lambda message: None}
 
 
@@ -42,10 +44,11 @@ def pages(tmp_path_factory):
     robustness(models, recordings, folder / "robustness", limit=4, levels=(0, 10), seeds=1, **QUICK)
     trials = [Trial(name, "vae", 0, functools.partial(saved, name)) for name in ("one", LONG)]
     study(trials, recordings, folder / "study", log=lambda message: None)
-    return {name: folder / name / "report.html" for name in ("compare", "robustness", "study")}
+    latent(models[1], recordings, folder / "latent", pairs=2, points=3, log=lambda message: None)
+    return {name: folder / name / "report.html" for name in KINDS}
 
 
-@pytest.mark.parametrize("kind", ["compare", "robustness", "study"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("width", "dark"), [(DESK, False), (PHONE, True)])
 def test_a_page_is_legible(browser, pages, kind, width, dark):
     with browser.open(pages[kind], width=width, dark=dark) as page:
@@ -60,7 +63,7 @@ def test_a_page_is_legible(browser, pages, kind, width, dark):
         assert page.evaluate("Array.from(document.images).every((image) => image.alt)")
 
 
-@pytest.mark.parametrize("kind", ["compare", "robustness"])
+@pytest.mark.parametrize("kind", ["compare", "robustness", "latent"])
 def test_sounds_of_a_page_play(browser, pages, kind):
     with browser.open(pages[kind]) as page:
         assert plays(page, "audio")

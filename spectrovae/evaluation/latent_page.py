@@ -116,15 +116,14 @@ def _axes(report: Report, result: Mapping[str, Any], labels: Sequence[Label], pl
         )
     for group, points in zip(result["groups"], places):
         if points.shape[1] > 1:
-            maps = [
-                _map(group, points[:, :axes], label) for label in labels for axes in (2, 3) if axes <= points.shape[1]
-            ]
-            report.cards(f"Map of {group['name']}", maps)
+            for label in labels:
+                maps = [_map(group, points[:, :axes], label) for axes in (2, 3) if axes <= points.shape[1]]
+                report.cards(f"Map of {group['name']}, coloured by {label.name}", maps, wide=True)
 
 
 def _map(group: Mapping[str, Any], points: np.ndarray, label: Label) -> Card:
     return _card(
-        f"{'Three' if points.shape[1] > 2 else 'Two'} axes, coloured by {label.name}",
+        f"{'Three' if points.shape[1] > 2 else 'Two'} axes",
         lambda ink: map_figure(points, group["pca"]["explained"], label, ink=ink),
         f"Clips on the first {points.shape[1]} principal axes of {group['name']}, coloured by {label.name}.",
     )
