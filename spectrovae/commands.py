@@ -236,6 +236,33 @@ def robustness(options) -> tuple[dict, str]:
     return _evaluation(options, evaluation.robustness, evaluation.format_robustness, extra)
 
 
+def latent(options) -> tuple[dict, str]:
+    """Study a model's latent: principal axes, traversals, draws, loss by factor, interpolation, disentanglement."""
+    from spectrovae.evaluation import latent as study_of_latent
+
+    options.bundles = [options.bundle]
+    (codec,), recordings = _codecs_and_recordings(options)
+    result = study_of_latent.latent(
+        codec, recordings, options.out, split=options.split, limit=options.limit, dimensions=options.dimensions,
+        span=options.span, points=options.points, pairs=options.pairs, seed=options.seed, force=options.force, log=_log,
+    )  # fmt: skip
+    page = Path(options.out) / "report.html"
+    return result | {"report": str(page)}, f"{study_of_latent.format_latent(result)}\n\n{page}"
+
+
+def listen(options) -> tuple[dict, str]:
+    """Write a blind listening test, A/B/X, of originals and what models make of them."""
+    from spectrovae.evaluation import listen as listening
+
+    codecs, recordings = _codecs_and_recordings(options)
+    result = listening.listen(
+        codecs, recordings, options.out, split=options.split, clips=options.clips, trials=options.trials,
+        ceiling=options.ceiling, seed=options.seed, force=options.force, log=_log,
+    )  # fmt: skip
+    page = Path(options.out) / "listen.html"
+    return result | {"page": str(page)}, str(page)
+
+
 def study(options) -> tuple[dict, str]:
     """Fit several families, or one with several values of an option, on several seeds: one table, one picture."""
     import copy
@@ -356,7 +383,8 @@ def call(options) -> tuple[dict, str]:
     return {"files": written}, "\n".join(written)
 
 
-def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tuple[dict, str]:
+def _codecs_and_recordings(options) -> tuple[list, Any]:
+    """The bundles that the options name, of one rate and length, and the recordings opened for them."""
     from spectrovae.data import Recordings
 
     codecs = [_codec(bundle) for bundle in options.bundles]
@@ -371,6 +399,11 @@ def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tup
         options.data, sample_rate=first.sample_rate, samples=first.segment_samples, split=options.split_rule,
         progress=_counter("scanned"),
     )  # fmt: skip
+    return codecs, recordings
+
+
+def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tuple[dict, str]:
+    codecs, recordings = _codecs_and_recordings(options)
     result = measure(
         codecs, recordings, options.out, split=options.split, limit=options.limit, seed=options.seed,
         force=options.force, log=_log, **extra,

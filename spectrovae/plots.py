@@ -90,7 +90,7 @@ def spectrogram_figure(
     bar.set_label("level (dB)")
     bar.outline.set_visible(False)
     for part in (axes, bar.ax):
-        _quiet(part, ink)
+        quiet(part, ink)
     return figure
 
 
@@ -127,7 +127,7 @@ def curves_figure(
     axes.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    _quiet(axes, ink)
+    quiet(axes, ink)
     figure.legend(
         loc="outside lower center",
         ncols=3,
@@ -178,7 +178,7 @@ def rate_figure(
     axes.set_xlabel("bits a clip")
     axes.set_ylabel("RMSE (dB)")
     axes.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
-    _quiet(axes, ink)
+    quiet(axes, ink)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7.5, labelcolor=ink)
     return figure
 
@@ -223,7 +223,7 @@ def plot_loss_curves(history: Mapping[str, Sequence[float]], path: str | os.Path
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color=DARK_INK, alpha=0.12, linewidth=0.6)
-        _quiet(axes, DARK_INK)
+        quiet(axes, DARK_INK)
         if len(series) > 1:
             axes.legend(frameon=False, fontsize=8, labelcolor=DARK_INK)
     with replacing(path) as temporary:
@@ -245,7 +245,7 @@ def png(figure: Figure, *, dots_per_inch: int = 160, transparent: bool = True) -
     return buffer.getvalue()
 
 
-def _quiet(axes, ink: str) -> None:
+def quiet(axes, ink: str) -> None:
     """Small grey labels, and no frame but the two axes."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

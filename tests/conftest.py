@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+from browser import Browser, find_chromium
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,3 +82,22 @@ def fresh_process():
         return finished.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium: see ``browser.Browser``. Without one the test is skipped, or fails where CI has set
+    ``SPECTROVAE_REQUIRE_CHROMIUM``."""
+    missing = pytest.fail if os.environ.get("SPECTROVAE_REQUIRE_CHROMIUM", "0") not in ("", "0") else pytest.skip
+    program = find_chromium()
+    if program is None:
+        missing("needs Chromium: apt-get install chromium, or set SPECTROVAE_CHROMIUM to one")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("needs playwright: pip install 'spectrovae[test]'")
+    # The loop of the synchronous interface ends with the module: others in this process may run their own.
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program)
+        yield Browser(chromium)
+        chromium.close()

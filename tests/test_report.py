@@ -1,7 +1,9 @@
 """The page: one well-formed file that asks for nothing outside itself and shows strings as they are."""
 
 import base64
+import csv
 import io
+import json
 
 import numpy as np
 import pytest
@@ -18,11 +20,10 @@ from spectrovae.evaluation.report import (
     Row,
     count_text,
     duration_text,
-    match_levels,
     new_folder,
     number_text,
+    signed_text,
     sound_cards,
-    wav_bytes,
 )
 from spectrovae.representations import LogSTFT
 
@@ -39,6 +40,7 @@ def test_every_string_is_escaped():
     page = check_page(report.html())
     assert len(page.all("script")) == 1
     assert "".join(page.words).count(NASTY) == 14
+    assert all("<" not in link["download"] for link in page.all("a"))
     assert page.all("audio")[0]["aria-label"] == page.all("img")[0]["alt"] == NASTY
 
 
@@ -55,27 +57,38 @@ def test_table_cells_carry_the_numbers_they_sort_by():
         report.table("c", ["model", "RMSE"], [Row([Cell("a")])])
 
 
-def test_wav_holds_the_waveform():
-    waveform = np.linspace(-1.5, 1.5, 100)
-    samples, rate = soundfile.read(io.BytesIO(wav_bytes(waveform, 8000)))
-    assert rate == 8000
-    np.testing.assert_allclose(samples, np.clip(waveform, -1, 1), atol=2**-14)
-
-
-def test_levels_match_without_clipping():
-    random = np.random.default_rng(0)
-    spiky = np.zeros(1000)
-    spiky[10] = 1.0
-    matched = match_levels([0.3 * random.normal(size=1000), 0.01 * random.normal(size=1000), spiky, np.zeros(1000)])
-    rms = [np.sqrt(np.mean(np.square(w, dtype=np.float64))) for w in matched]
-    np.testing.assert_allclose(rms[:3], rms[0], rtol=1e-5)
-    assert rms[3] == 0
-    assert max(np.abs(w).max() for w in matched) == pytest.approx(1.0)
+def test_tables_are_files_too(tmp_path):
+    report = Report("t")
+    cells = [Cell('1,5 "a"'), Cell("1.23", "1.1–1.3", np.float64(1.23456)), Cell("7", "", 7)]
+    report.table(
+        "Figures: all!",
+        ["model", "RMSE\ndB", "model"],
+        [Row(cells), Row([Cell("b"), Cell("–"), Cell("nan", "", np.nan)])],
+    )
+    report.table("Figures: all!", ["x"], [])
+    report.save(tmp_path / "report.html")
+    names = [f"{name}.{ending}" for name in ("01-figures-all", "02-figures-all") for ending in ("csv", "json")]
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == names
+    with open(tmp_path / "tables" / names[0], newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows == [
+        {"model": '1,5 "a"', "RMSE dB": "1.23456", "RMSE dB, note": "1.1–1.3", "model (3)": "7"},
+        {"model": "b", "RMSE dB": "", "RMSE dB, note": "", "model (3)": "nan"},
+    ]
+    table = json.loads((tmp_path / "tables" / names[1]).read_text(encoding="utf-8"))
+    assert table["rows"][0] == {"model": '1,5 "a"', "RMSE dB": 1.23456, "RMSE dB, note": "1.1–1.3", "model (3)": 7}
+    assert table["columns"] == list(table["rows"][1])
+    assert table["caption"] == "Figures: all!"
+    page = check_page((tmp_path / "report.html").read_text())
+    links = {link["download"]: link["href"] for link in page.all("a")}
+    for name in names:
+        assert base64.b64decode(links[name].split(",")[1]) == (tmp_path / "tables" / name).read_bytes()
 
 
 def test_cards_hold_a_picture_and_a_sound():
     db = np.linspace(-80, 0, 64).reshape(8, 8, 1)
-    sounds = [("original", db, np.full(800, 0.1)), ("model", db, np.full(800, 0.2))]
+    tone = 0.1 * np.sin(np.arange(800))
+    sounds = [("original", db, tone), ("model", db, 2 * tone)]
     cards = sound_cards(sounds, LogSTFT(8000, n_fft=16, hop_length=8))
     report = Report("t")
     report.cards("clip", cards)
@@ -83,7 +96,8 @@ def test_cards_hold_a_picture_and_a_sound():
     for image, audio in zip(page.all("img"), page.all("audio")):
         assert Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1]))).width > 200
         samples, _ = soundfile.read(io.BytesIO(base64.b64decode(audio["src"].split(",")[1])))
-        np.testing.assert_allclose(samples, 0.1, atol=2**-14)
+        np.testing.assert_allclose(samples, tone, atol=2**-14)
+    assert [card.caption for card in cards] == ["gain 0.0 dB", "gain −6.0 dB"]
     assert "0.10 s, 0 to 4000 Hz, -80 to 0 dB" in page.all("img")[0]["alt"]
 
 
@@ -133,6 +147,7 @@ def test_loss_curves_are_written_whole(tmp_path):
 
 def test_numbers_for_people():
     assert [number_text(x) for x in (None, -1.005, 3.14159)] == ["–", "−1.00", "3.14"]
+    assert [signed_text(x) for x in (1.25, -0.04, -3.44)] == ["+1.2", "0.0", "−3.4"]
     assert [count_text(x) for x in (None, 12, 999, 1234, 999_950, 2_110_000)] == [
         "–",
         "12",

@@ -8,7 +8,9 @@ perturbations  disturbances of a dB spectrogram
 systems        models and baselines gathered by representation
 compare        models side by side
 robustness     what becomes of a disturbance
-report         a self-contained HTML page
+report         a self-contained HTML page, its tables as files; ``players``: sounds equally loud
+latent         principal axes, traversals, draws, loss by factor, interpolation of one model's latent
+listen         a blind listening test, A/B/X
 """
 
 from spectrovae.evaluation.compare import compare, format_comparison

@@ -1,37 +1,41 @@
 """One HTML page that needs nothing but itself: text, tables, pictures and players, readable by day, night and
 phone.
 
-Every string is escaped on its way in. Pictures are PNG and sounds 16-bit wav, both written into the page.
+Every string is escaped on its way in. Pictures are PNG and sounds 16-bit wav, both written into the page, and so is
+each table as CSV and JSON, which are also files in the folder ``tables`` beside it.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import dataclasses
 import html
 import io
+import json
+import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from spectrovae.errors import InputError
+from spectrovae.evaluation.players import LEVEL_NOTE, match_levels, wav_bytes
 from spectrovae.files import write_text
 from spectrovae.plots import png, spectrogram_figure
 
 PAGE_BYTES = 5_000_000
 """Clips are added to a page while it stays under this; the others are in the folder beside it."""
 
-LEVEL_NOTE = (
-    "The players of one clip are matched in level: each is scaled to the RMS of the original, "
-    "and all of them together are turned down where one would clip. The wav files keep their own level."
-)
+MISSING = "–"
+"""The text of a figure that does not apply."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +57,56 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a page as files: numbers in full where cells have them, notes in columns of their own.
+
+    Attributes:
+        name: of the files, without ending.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+
+    def records(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Column names, all different, and the rows by them; None where a figure does not apply."""
+        heads: list[str] = []
+        for column in self.columns:
+            head = " ".join(column.split())
+            heads.append(head if head not in heads else f"{head} ({len(heads) + 1})")
+        noted = [any(row.cells[place].note for row in self.rows) for place in range(len(heads))]
+        names = [name for head, note in zip(heads, noted) for name in ([head, f"{head}, note"] if note else [head])]
+        records = []
+        for row in self.rows:
+            record: dict[str, Any] = {}
+            for head, note, cell in zip(heads, noted, row.cells):
+                order = _order(cell)
+                record[head] = order if order is not None else None if cell.text == MISSING else cell.text
+                record |= {f"{head}, note": cell.note or None} if note else {}
+            records.append(record)
+        return names, records
+
+    def csv(self) -> str:
+        """With a header; an empty cell where a figure does not apply."""
+        names, records = self.records()
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return buffer.getvalue()
+
+    def json(self) -> str:
+        """``caption``, ``columns`` and ``rows``."""
+        names, records = self.records()
+        table = {"caption": self.caption, "columns": names, "rows": records}
+        return json.dumps(table, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
 class Card:
-    """A picture (PNG bytes, described by ``alt``) with a player (wav bytes) under a title."""
+    """A picture (PNG bytes, described by ``alt``) with a player (wav bytes) under a title; a ``full`` one has a row of
+    its own, and scrolls where that is too narrow for it."""
 
     title: str
     picture: bytes | None = None
@@ -62,6 +114,7 @@ class Card:
     sound: bytes | None = None
     dark_picture: bytes | None = None
     caption: str = ""
+    full: bool = False
 
 
 class Report:
@@ -74,6 +127,8 @@ class Report:
 
     def __init__(self, title: str, summary: str = "") -> None:
         self._title = title
+        self._tables: list[Table] = []
+        self._scripts, self._styles = [asset("page.js")], [asset("page.css")]
         self._parts = [
             f"<header><h1>{_text(title)}</h1>" + (f"<p>{_text(summary)}</p>" if summary else "") + "</header>"
         ]
@@ -92,7 +147,7 @@ class Report:
             self._parts.append('<ul class="notes">' + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>")
 
     def table(self, caption: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """Add a table that sorts by a click on a column's head and scrolls inside its own box.
+        """Add a table that sorts by its columns' heads, scrolls inside its own box and can be had as CSV and JSON.
 
         Raises:
             InputError: a row does not have a cell for each column.
@@ -102,12 +157,18 @@ class Report:
                 raise InputError(
                     f"a row of the table {caption!r} needs {len(columns)} cells; received {len(row.cells)}"
                 )
+        table = Table(f"{len(self._tables) + 1:02}-{_slug(caption)}", caption, columns, rows)
+        self._tables.append(table)
         head = "".join(f'<th scope="col"><button type="button">{_text(column)}</button></th>' for column in columns)
         body = "".join(f'<tr class="{_text(row.kind)}">{"".join(map(_cell, row.cells))}</tr>' for row in rows)
+        links = ", ".join(
+            f'<a download="{table.name}.{ending}" href="{_data(kind, text.encode())}">{ending.upper()}</a>'
+            for ending, kind, text in (("csv", "text/csv", table.csv()), ("json", "application/json", table.json()))
+        )
         self._parts.append(
             f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(caption)}"><table>'
-            f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-            "</table></div>"
+            f"<caption><span>{_text(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+            f'</table></div><p class="downloads">This table as {links}</p>'
         )
 
     def cards(self, title: str, cards: Sequence[Card], *, wide: bool = False) -> None:
@@ -142,44 +203,51 @@ class Report:
         if shown < len(sounds):
             self.notes([f"{shown} of {len(sounds)} clips are on this page; all are in the folder samples beside it."])
 
+    def embed(self, markup: str, script: str, style: str) -> None:
+        """Add markup, script and style of our own, which are written as they are: nothing in them may come from
+        outside."""
+        self._parts.append(markup)
+        self._scripts.append(script)
+        self._styles.append(style)
+
     def html(self) -> str:
         """Return the page."""
+        style = "".join(self._styles)
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-            f"<title>{_text(self._title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+            f"<title>{_text(self._title)}</title><style>{style}</style></head>\n<body><main>\n"
             + "\n".join(self._parts)
-            + f"\n</main><script>{_SCRIPT}</script></body></html>\n"
+            + "\n</main>"
+            + "".join(f"<script>{script}</script>" for script in self._scripts)
+            + "</body></html>\n"
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the page, whole or not at all."""
+        """Write the page, and its tables as CSV and JSON to the folder ``tables`` beside it; each file whole or not at
+        all."""
+        tables = Path(path).parent / "tables"
+        for table in self._tables:
+            tables.mkdir(exist_ok=True)
+            write_text(tables / f"{table.name}.csv", table.csv())
+            write_text(tables / f"{table.name}.json", table.json())
         write_text(path, self.html())
 
 
-def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
-    """Return a mono waveform (samples,) in [-1, 1] as a 16-bit wav file; samples beyond that range are
-    clipped."""
-    buffer = io.BytesIO()
-    samples = np.clip(np.asarray(waveform, np.float32), -1.0, 1.0)
-    soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
-
-
 def sound_cards(sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], representation: Any) -> list[Card]:
-    """Make a card with spectrogram and player of each sound of one clip, the original first, matched in
-    level.
+    """Make a card with spectrogram and player of each sound of one clip, the original first, equally
+    loud.
 
     Args:
         sounds: (title, dB spectrogram (bins, frames, channels), waveform (samples,)).
         representation: gives the sample rate, the frequencies of the bins and the colour scale.
     """
     sample_rate, frequencies = representation.sample_rate, representation.frequencies
-    players = match_levels([waveform for _, _, waveform in sounds])
+    players = match_levels([waveform for _, _, waveform in sounds], sample_rate)
     cards = []
     for (title, db, _), player in zip(sounds, players):
-        seconds = len(player) / sample_rate
+        seconds = len(player.waveform) / sample_rate
         figure = spectrogram_figure(
             db, frequencies=frequencies, duration=seconds, min_db=representation.min_db, max_db=representation.max_db
         )
@@ -187,20 +255,9 @@ def sound_cards(sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], representa
             f"Spectrogram, {title}: {seconds:.2f} s, 0 to {sample_rate / 2:g} Hz, {representation.min_db:g} to "
             f"{representation.max_db:g} dB"
         )
-        cards.append(Card(title, png(figure, dots_per_inch=130), alt, wav_bytes(player, sample_rate)))
+        sound, gain = wav_bytes(player.waveform, sample_rate), f"gain {signed_text(player.gain_db)} dB"
+        cards.append(Card(title, png(figure, dots_per_inch=130), alt, sound, caption=gain))
     return cards
-
-
-def match_levels(waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Scale waveforms to the RMS of the first, then all by one gain so that none exceeds 1.
-
-    A silent waveform stays silent; a silent first one leaves the others as they are, but for the common gain.
-    """
-    levels = [float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) for waveform in waveforms]
-    gains = [levels[0] / level if level > 0 and levels[0] > 0 else 1.0 for level in levels]
-    scaled = [np.asarray(waveform, np.float64) * gain for waveform, gain in zip(waveforms, gains)]
-    peak = max(1.0, *(float(np.abs(waveform).max(initial=0.0)) for waveform in scaled))
-    return [(waveform / peak).astype(np.float32) for waveform in scaled]
 
 
 @contextlib.contextmanager
@@ -253,7 +310,13 @@ def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> None:
 
 def number_text(value: float | None, digits: int = 2) -> str:
     """A figure for people; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed_text(value: float, digits: int = 1) -> str:
+    """A figure with its sign: +1.2, −3.4, 0.0."""
+    text = f"{value:+.{digits}f}"
+    return (text[1:] if float(text) == 0.0 else text).replace("-", "−")
 
 
 def interval_text(row: Mapping[str, Any], name: str) -> str:
@@ -295,14 +358,31 @@ def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def _slug(text: str) -> str:
+    """Letters, digits and hyphens for a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "table"
+
+
+def asset(name: str) -> str:
+    """The text of a style sheet, script or markup that belongs to this package."""
+    return (resources.files("spectrovae.evaluation") / name).read_text(encoding="utf-8")
+
+
+def _order(cell: Cell) -> float | None:
+    """The number that a cell sorts by, as Python's own; None if there is none or it is not finite."""
+    order = cell.order.item() if isinstance(cell.order, np.generic) else cell.order
+    return order if order is not None and math.isfinite(order) else None
+
+
 def _cell(cell: Cell) -> str:
-    order = "" if cell.order is None else f' data-order="{cell.order!r}"'
+    order = _order(cell)
+    order_text = "" if order is None else f' data-order="{order!r}"'
     note = f"<small>{_text(cell.note)}</small>" if cell.note else ""
-    return f"<td{order}>{_text(cell.text)}{note}</td>"
+    return f"<td{order_text}>{_text(cell.text)}{note}</td>"
 
 
 def _card(card: Card) -> str:
-    parts = [f"<figcaption>{_text(card.title)}</figcaption>"]
+    parts = [f"<figcaption>{_text(card.title)}</figcaption>"] if card.title else []
     if card.picture is not None:
         image = f'<img src="{_data("image/png", card.picture)}" alt="{_text(card.alt)}">'
         if card.dark_picture is not None:
@@ -315,69 +395,5 @@ def _card(card: Card) -> str:
         parts.append(f'<audio controls preload="none" aria-label="{_text(card.title)}" src="{source}"></audio>')
     if card.caption:
         parts.append(f"<p>{_text(card.caption)}</p>")
-    return f"<figure>{''.join(parts)}</figure>"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fcfbf8; --ink: #23211d; --quiet: #6b6860; --rule: #ddd9cf;
-  --accent: #9a3f12; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #161513; --ink: #e6e2d9; --quiet: #9b978d; --rule: #37342f; --accent: #e59a66; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 17px/1.55 "Iowan Old Style", "Palatino Linotype", Palatino, "Source Serif 4", Georgia, serif; }
-main { max-width: 70rem; margin: 0 auto; padding: 3.5rem 1.5rem 6rem; }
-header { border-bottom: 1px solid var(--rule); margin-bottom: 2rem; padding-bottom: 1rem; }
-h1 { font-size: 2.1rem; line-height: 1.15; font-weight: 500; letter-spacing: -0.01em; margin: 0 0 0.6rem; }
-h2 { font-size: 1.35rem; font-weight: 500; margin: 3rem 0 0.6rem; }
-h3 { font-size: 1rem; font-weight: 600; margin: 2.2rem 0 0.7rem; overflow-wrap: anywhere; }
-p { max-width: 44rem; margin: 0 0 0.8rem; overflow-wrap: anywhere; }
-header p { color: var(--quiet); margin-bottom: 0; }
-.notes { color: var(--quiet); font-size: 0.86rem; max-width: 46rem; padding-left: 1.1rem; }
-.notes li { margin-bottom: 0.3rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin: 1.2rem 0 1.6rem; }
-table { border-collapse: collapse; width: 100%; font-family: system-ui, sans-serif; font-size: 0.82rem;
-  line-height: 1.35; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--quiet); padding-bottom: 0.6rem; }
-th, td { padding: 0.42rem 0.7rem; text-align: right; white-space: nowrap; vertical-align: top;
-  border-bottom: 1px solid var(--rule); }
-th { vertical-align: bottom; border-bottom: 1px solid var(--ink); padding-bottom: 0.3rem; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
-  background: var(--paper); }
-th button { all: unset; cursor: pointer; font-weight: 500; color: var(--quiet); white-space: pre-line; }
-th button:hover, th[aria-sort] button { color: var(--accent); }
-th button:focus-visible, .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-th[aria-sort="ascending"] button::after { content: " \\2191"; }
-th[aria-sort="descending"] button::after { content: " \\2193"; }
-td small { display: block; color: var(--quiet); font-size: 0.72rem; }
-tr.model td { font-weight: 600; }
-tr.model td small { font-weight: 400; }
-tr.baseline td, tr.ceiling td { color: var(--quiet); }
-.cards { display: grid; gap: 1.4rem 1.8rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
-.cards.wide { grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
-figure { margin: 0; min-width: 0; }
-figcaption { font-family: system-ui, sans-serif; font-size: 0.82rem; font-weight: 600; margin-bottom: 0.3rem;
-  overflow-wrap: anywhere; }
-figure p { font-size: 0.82rem; color: var(--quiet); line-height: 1.4; margin: 0.3rem 0 0; }
-img { display: block; width: 100%; height: auto; }
-audio { display: block; width: 100%; height: 2.2rem; margin-top: 0.4rem; }
-"""
-
-_SCRIPT = """
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", () => {
-    const head = button.parentElement, body = head.closest("table").tBodies[0];
-    const down = head.getAttribute("aria-sort") === "ascending";
-    for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = row => { const cell = row.cells[head.cellIndex];
-      return cell.dataset.order === undefined ? cell.textContent : Number(cell.dataset.order); };
-    const rows = [...body.rows].sort((a, b) => { const x = key(a), y = key(b);
-      if (typeof x !== typeof y) return typeof x === "number" ? -1 : 1;
-      return (typeof x === "number" ? x - y : x.localeCompare(y)) * (down ? -1 : 1); });
-    body.append(...rows);
-  });
-}
-"""
+    kind = ' class="full" tabindex="0"' if card.full else ""
+    return f"<figure{kind}>{''.join(parts)}</figure>"

@@ -109,13 +109,13 @@ def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *,
     groups: dict[str, Group] = {}
     names: set[str] = set()
     for codec in codecs:
-        _check_fit(codec, recordings)
+        check_fit(codec, recordings)
         representation = codec.representation
         group = groups.setdefault(
             _fingerprint(representation),
-            Group(label(representation), representation, [], _synthesiser(representation)),
+            Group(label(representation), representation, [], synthesiser(representation)),
         )
-        name = _unique(codec.name, names)
+        name = unique_name(codec.name, names)
         group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
     for group in groups.values():
         log(f"fitting the baselines on the train split ({group.label})")
@@ -195,7 +195,8 @@ def estimate_fields(name: str, estimate: Any) -> dict[str, float | None]:
     return {key: float(value) if np.isfinite(value) else None for key, value in values.items()}
 
 
-def _check_fit(codec: Any, recordings: Any) -> None:
+def check_fit(codec: Any, recordings: Any) -> None:
+    """Raise InputError where a codec's sample rate or length is not that of the recordings."""
     if codec.sample_rate != recordings.sample_rate:
         raise InputError(
             f"{codec.name} works at {codec.sample_rate} Hz and the recordings are read at "
@@ -230,13 +231,15 @@ def label(representation: Any) -> str:
     return f"{name}, {representation.sample_rate} Hz, {low} to {high} dB, normalised by {normalisation}"
 
 
-def _synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+def synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]:
+    """dB spectrograms (clips, bins, frames, channels) and a number of samples -> waveforms (clips, samples)."""
     # in a graph, three times as fast as eagerly
     compiled = tf.function(representation.synthesise, reduce_retracing=True)
     return lambda db, samples: np.asarray(compiled(tf.convert_to_tensor(db, tf.float32), samples))
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique_name(name: str, taken: set[str]) -> str:
+    """The name, numbered where it is taken already; it is taken then."""
     unique, number = name, 2
     while unique in taken:
         unique, number = f"{name} ({number})", number + 1
