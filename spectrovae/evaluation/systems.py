@@ -54,9 +54,16 @@ class System:
         Nothing is clipped, before or after. Under per-example scaling the input's own minimum and maximum
         bring the output back.
         """
-        features = self.representation.from_db(db)
-        output = self.reconstructor.reconstruct_features(features)
-        return np.asarray(self.representation.to_db(output, self.representation.statistics(db)))
+        return self.decibels(self.reconstruct_features(db)[1], db)
+
+    def reconstruct_features(self, db: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The features of dB spectrograms, and what the system makes of them."""
+        features = np.asarray(self.representation.from_db(db))
+        return features, np.asarray(self.reconstructor.reconstruct_features(features))
+
+    def decibels(self, features: np.ndarray, db: np.ndarray) -> np.ndarray:
+        """Reconstructed features in dB, by the statistics of the input's dB spectrograms."""
+        return np.asarray(self.representation.to_db(features, self.representation.statistics(db)))
 
     def kl_nats(self, db: np.ndarray) -> np.ndarray | None:
         """KL divergence of each clip in nats, of models whose encoder gives a posterior; None for the others."""
@@ -115,7 +122,7 @@ def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *,
             _fingerprint(representation),
             Group(label(representation), representation, [], _synthesiser(representation)),
         )
-        name = _unique(codec.name, names)
+        name = unique(codec.name, names)
         group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
     for group in groups.values():
         log(f"fitting the baselines on the train split ({group.label})")
@@ -236,7 +243,7 @@ def _synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]
     return lambda db, samples: np.asarray(compiled(tf.convert_to_tensor(db, tf.float32), samples))
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique(name: str, taken: set[str]) -> str:
     unique, number = name, 2
     while unique in taken:
         unique, number = f"{name} ({number})", number + 1
