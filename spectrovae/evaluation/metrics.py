@@ -242,8 +242,10 @@ def bootstrap(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; clusters: Davison and Hinkley,
     Bootstrap Methods and their Application (1997), section 3.8.
     """
+    if not figures:
+        return {}
     columns = [np.asarray(values, np.float64) for figure in figures.values() for values in figure.sums]
-    table = np.stack(columns, axis=1) if columns else np.zeros((0, 0))
+    table = np.stack(columns, axis=1)
     totals, draws = table.sum(axis=0), np.full((1, table.shape[1]), np.nan)
     if clusters is not None:
         table = _summed(table, clusters)

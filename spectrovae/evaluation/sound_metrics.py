@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import warnings
 
 import numpy as np
 import scipy.fft
@@ -32,12 +33,16 @@ CEPSTRAL_RANGE_DB = 80.0
 SI_SDR_LIMIT_DB = 120.0
 """No SI-SDR is reported above this or below its negative: a perfect estimate would give infinity."""
 
+STOI_SECONDS = 0.4
+"""Clips shorter than STOI's thirty frames have none, however much of them is speech."""
+
 PHASE_INVENTED = (
     "the representation keeps no phase, so that its sound's phase is invented by a search, and a sample-by-sample "
     "comparison would measure the search's luck"
 )
 
 _POWER_FLOOR = 1e-8
+_PACKAGES = {"pesq": "pesq", "stoi": "pystoi"}
 _SPEECH = "the package {} is not installed: pip install 'spectrovae[speech]'"
 
 
@@ -77,7 +82,7 @@ class Reference:
         if phase:
             found["si_sdr_db"] = self.si_sdr(estimates)
         for name, measure in (("pesq", self.pesq), ("stoi", self.stoi)):
-            if _installed(f"py{name}" if name == "stoi" else name):
+            if _installed(_PACKAGES[name]):
                 found[name] = measure(estimates)
         return found
 
@@ -102,10 +107,11 @@ class Reference:
     def mel_cepstral_distortion(self, estimates: np.ndarray) -> np.ndarray:
         """Mel-cepstral distortion in dB, (10 / ln 10) sqrt(2 sum (c - c')^2), the mean over the frames that sound.
 
-        c is the cosine series of the natural log magnitude over 40 mel bands, from the first to the 13th coefficient;
-        windows of about 32 ms, a quarter apart. It is the RMS difference over bands of the smoothed spectra in dB,
-        whatever their levels. Levels are floored 80 dB under the clip's loudest band; a frame sounds where the
-        original is above that. Frames are compared as they lie, without time warping. NaN for a silent clip.
+        c is the cosine series of the natural log amplitude (the root of the power) over 40 mel bands, from the first to
+        the 13th coefficient; windows of about 32 ms, a quarter apart. It is the RMS difference over bands of the
+        smoothed spectra in dB, whatever their levels. Levels are floored 80 dB under the clip's loudest band; a frame
+        sounds where the original is above that. Frames are compared as they lie, without time warping. NaN for a silent
+        clip.
 
         Source: Kubichek, "Mel-cepstral distance measure for objective speech quality assessment" (1993).
         """
@@ -128,8 +134,8 @@ class Reference:
         target = scale[:, None] * reference
         floor = np.finfo(np.float64).tiny
         signal, error = np.sum(target**2, axis=1), np.sum((target - estimate) ** 2, axis=1)
-        # A silent estimate holds nothing of the original: the floor, not 0 / 0.
-        ratio = 10.0 * np.log10(np.maximum(signal, floor) / np.maximum(error, np.where(signal > 0, floor, 1.0)))
+        ratio = 10.0 * (np.log10(np.maximum(signal, floor)) - np.log10(np.maximum(error, floor)))
+        ratio = np.where(signal > 0, ratio, -np.inf)  # of a silent estimate too, whose error is 0
         return np.where(self._loud, np.clip(ratio, -SI_SDR_LIMIT_DB, SI_SDR_LIMIT_DB), np.nan)
 
     def pesq(self, estimates: np.ndarray) -> np.ndarray:
@@ -153,15 +159,16 @@ class Reference:
         Source: Taal, Hendriks, Heusdens and Jensen, "An algorithm for intelligibility prediction of time-frequency
         weighted noisy speech" (2011).
         """
-        import warnings
-
         from pystoi import stoi
 
+        estimates = self._checked(estimates)
+        if self.waveforms.shape[1] < STOI_SECONDS * self.sample_rate:
+            return np.full(len(estimates), np.nan)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Not enough STFT frames")
             scores = [
                 stoi(x, y, self.sample_rate) if loud else np.nan
-                for x, y, loud in zip(self.waveforms, self._checked(estimates), self._loud)
+                for x, y, loud in zip(self.waveforms, estimates, self._loud)
             ]
         # what pystoi returns for clips that it finds too short
         return np.array([np.nan if score == 1e-5 else score for score in scores], np.float64)
@@ -188,8 +195,7 @@ class Reference:
 def absent(*, phase: bool) -> dict[str, str]:
     """The figures that ``Reference.figures`` leaves out, each with the reason."""
     reasons = {} if phase else {"si_sdr_db": PHASE_INVENTED}
-    packages = {"pesq": "pesq", "stoi": "pystoi"}
-    return reasons | {name: _SPEECH.format(package) for name, package in packages.items() if not _installed(package)}
+    return reasons | {name: _SPEECH.format(package) for name, package in _PACKAGES.items() if not _installed(package)}
 
 
 @functools.cache

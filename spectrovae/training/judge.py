@@ -86,7 +86,13 @@ def fit_judge(
     best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)
     said = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: log(_line(epoch, epochs, logs)))
     classifier.fit(
-        batches, epochs=epochs, steps_per_epoch=steps, validation_data=held, callbacks=[best, said], verbose=0
+        batches,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        validation_data=held,
+        callbacks=[best, said],
+        verbose=0,
+        shuffle=False,
     )
     judge.info = {
         "accuracy": {split: accuracy(judge, recordings, split, truth[split]) for split in ("validation", "test")},
