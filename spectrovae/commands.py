@@ -383,7 +383,7 @@ def _evaluation(options, measure: Callable, table: Callable, extra: dict) -> tup
             )
     recordings = Recordings.open(
         options.data, sample_rate=first.sample_rate, samples=first.segment_samples, split=options.split_rule,
-        progress=_counter("scanned"),
+        cache_bytes=0, progress=_counter("scanned"),  # each split is gone through a few times, and never held
     )  # fmt: skip
     result = measure(
         codecs, recordings, options.out, split=options.split, limit=options.limit, seed=options.seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -93,35 +94,40 @@ def measure(
     representation = group.representation
     parts: dict[str, list[Measured]] = defaultdict(list)
     done = 0
-    for found, waveforms in systems.batches(recordings, split, indices, batch_size):
-        originals = Reference(waveforms, recordings.sample_rate)
-        reference = np.asarray(representation.decibels(waveforms))
-        known = {name: places[found] for name, places in truth.items()}
-        if judges:
-            parts[ORIGINAL].append(Measured(None, None, *_judged(judges, known, waveforms, recordings.sample_rate)))
-        for system in group.systems:
-            features, output = system.reconstruct_features(reference)
-            decibels = system.decibels(output, reference)
-            sound = group.synthesise(decibels, waveforms.shape[1])
-            heard = np.asarray(representation.decibels(sound))
-            sound_errors = Errors.measure(reference, heard, representation.min_db)
-            values, hidden = _judged(judges, known, sound, recordings.sample_rate)
-            values |= {
-                "mse": np.mean(np.square(output - features, dtype=np.float64), axis=(1, 2, 3)),
-                "cosine": cosine_similarity(features, output),
-                # against silence a ratio of magnitudes says nothing
-                "convergence_db": np.where(
-                    sound_errors.cells_active > 0, spectral_convergence(reference, heard), np.nan
-                ),
-                **originals.figures(sound, phase=representation.keeps_phase),
-            }
-            kl = system.kl_nats(reference)
-            if kl is not None:
-                values["kl_nats"] = kl
-            spectrogram = Errors.measure(reference, decibels, representation.min_db)
-            parts[system.name].append(Measured(spectrogram, sound_errors, values, hidden))
-        done += len(found)
-        log(f"  {done} of {len(indices)}")
+    # PESQ and STOI hold the interpreter on one core; meanwhile TensorFlow computes the next system on the others.
+    with ThreadPoolExecutor(1) as listener:
+        for found, waveforms in systems.batches(recordings, split, indices, batch_size):
+            originals = Reference(waveforms, recordings.sample_rate)
+            reference = np.asarray(representation.decibels(waveforms))
+            known = {name: places[found] for name, places in truth.items()}
+            if judges:
+                parts[ORIGINAL].append(Measured(None, None, *_judged(judges, known, waveforms, recordings.sample_rate)))
+            listening = []
+            for system in group.systems:
+                features, output = system.reconstruct_features(reference)
+                decibels = system.decibels(output, reference)
+                sound = group.synthesise(decibels, waveforms.shape[1])
+                listening.append(listener.submit(originals.figures, sound, phase=representation.keeps_phase))
+                heard = np.asarray(representation.decibels(sound))
+                sound_errors = Errors.measure(reference, heard, representation.min_db)
+                values, hidden = _judged(judges, known, sound, recordings.sample_rate)
+                values |= {
+                    "mse": np.mean(np.square(output - features, dtype=np.float64), axis=(1, 2, 3)),
+                    "cosine": cosine_similarity(features, output),
+                    # against silence a ratio of magnitudes says nothing
+                    "convergence_db": np.where(
+                        sound_errors.cells_active > 0, spectral_convergence(reference, heard), np.nan
+                    ),
+                }
+                kl = system.kl_nats(reference)
+                if kl is not None:
+                    values["kl_nats"] = kl
+                spectrogram = Errors.measure(reference, decibels, representation.min_db)
+                parts[system.name].append(Measured(spectrogram, sound_errors, values, hidden))
+            for system, future in zip(group.systems, listening):
+                parts[system.name][-1].values.update(future.result())
+            done += len(found)
+            log(f"  {done} of {len(indices)}")
     return {name: Measured.joined(measured) for name, measured in parts.items()}
 
 
