@@ -193,6 +193,16 @@ def _parser() -> argparse.ArgumentParser:
     fit_options(sub)
     sub.set_defaults(option=fit_option)
 
+    sub = command("fit-judge", commands.fit_judge)
+    sub.add_argument("target", choices=("label", "speaker"), help="what to tell apart; of FSDD labels are digits")
+    data_options(sub)
+    split_rule(sub, "--split")
+    sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
+    sub.add_argument("--out", required=True, help="folder of the judge")
+    sub.add_argument("--epochs", type=_positive, default=20)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--force", action="store_true", help="replace a judge that is there")
+
     sub = command("reconstruct", commands.reconstruct)
     sub.add_argument("bundle")
     sub.add_argument("files", nargs="+", metavar="FILE")
@@ -245,6 +255,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--force", action="store_true", help="replace an earlier result")
         if name == "compare":
             sub.add_argument("--samples", type=int, default=8, help="clips to write as sound")
+            sub.add_argument("--resamples", type=_positive, default=10_000, help="of the bootstrap (10000)")
+            text = "folder of a judge (fit-judge) that the sounds are played to; may be given again"
+            sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
         else:
             sub.add_argument(
                 "--perturbation", nargs="+", default=["uniform"], metavar="NAME[:SEVERITY,...]",

@@ -1,5 +1,6 @@
 """A representation, an encoder and a decoder bound into one object; ``bundle`` is what keeps it on disk."""
 
+import functools
 import os
 import platform
 import shutil
@@ -210,12 +211,21 @@ class Codec:
 
     def kl_divergence(self, features) -> np.ndarray | None:
         """KL(posterior || N(0, I)) of each example in nats [shape=(batch,)]; None if the encoder has no posterior."""
+        return None if self._kl_divergence is None else self._kl_divergence(tf.cast(features, tf.float32)).numpy()
+
+    @functools.cached_property
+    def _kl_divergence(self):
         posteriors = posteriors_of(self.encoder)
         if posteriors is None:
             return None
-        moments = zip(*posteriors(tf.cast(features, tf.float32)))
-        divergences = [losses.kl_divergence(mean, log_variance) for mean, log_variance in moments]
-        return np.sum([tf.reduce_sum(kl, axis=range(1, len(kl.shape))) for kl in divergences], axis=0)
+
+        def divergence(features):
+            moments = zip(*posteriors(features))
+            parts = [losses.kl_divergence(mean, log_variance) for mean, log_variance in moments]
+            return tf.add_n([tf.reduce_sum(kl, axis=range(1, len(kl.shape))) for kl in parts])
+
+        shape = [None, *self.encoder.inputs[0].shape[1:]]
+        return tf.function(divergence, input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
 
     def generate(self, count: int, *, segments: int = 1, temperature: float = 1.0, seed: int = 0) -> np.ndarray:
         """New sounds from the prior: float32 [shape=(count, segments * segment_samples, about)].

@@ -145,6 +145,20 @@ def fit(options) -> tuple[dict, str]:
     return codec.info | {"bundle": options.out}, f"{options.out}: {_plain(codec.info['metrics'])}"
 
 
+def fit_judge(options) -> tuple[dict, str]:
+    """Train a classifier of labels or speakers, for compare to play reconstructions to."""
+    from spectrovae import training
+    from spectrovae.data import Recordings
+
+    recordings = Recordings.open(
+        options.data, split=options.split_rule, pattern=options.pattern, progress=_counter("scanned")
+    )
+    judge = training.fit_judge(
+        options.target, recordings, options.out, epochs=options.epochs, seed=options.seed, force=options.force
+    )
+    return judge.info | {"judge": options.out}, f"{options.out}: {_plain(judge.info['accuracy'])}"
+
+
 def reconstruct(options) -> tuple[dict, str]:
     """Send audio files through a model; files at another rate are resampled, channels mixed down."""
     from spectrovae import audio
@@ -222,8 +236,11 @@ def disentangle(options) -> tuple[dict, str]:
 def compare(options) -> tuple[dict, str]:
     """Models beside baselines and beside the representation's own ceiling."""
     from spectrovae import evaluation
+    from spectrovae.evaluation.judges import Judge
 
-    return _evaluation(options, evaluation.compare, evaluation.format_comparison, {"samples": options.samples})
+    judges = [Judge.load(path) for path in options.judge]
+    extra = {"samples": options.samples, "resamples": options.resamples, "judges": judges}
+    return _evaluation(options, evaluation.compare, evaluation.format_comparison, extra)
 
 
 def robustness(options) -> tuple[dict, str]:
@@ -397,7 +414,7 @@ def _codecs_and_recordings(options) -> tuple[list, Any]:
             )
     recordings = Recordings.open(
         options.data, sample_rate=first.sample_rate, samples=first.segment_samples, split=options.split_rule,
-        progress=_counter("scanned"),
+        cache_bytes=0, progress=_counter("scanned"),  # each split is gone through a few times, and never held
     )  # fmt: skip
     return codecs, recordings
 

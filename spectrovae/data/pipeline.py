@@ -189,6 +189,16 @@ class Recordings:
             batches = pairs.map(lambda waveforms, number: (waveforms, *number))
         return batches.prefetch(tf.data.AUTOTUNE)
 
+    def labelled(self, split: str, labels: np.ndarray, batch_size: int = 32, *, seed: int = 0) -> tf.data.Dataset:
+        """Endless shuffled batches (waveforms, labels), as ``waveforms(..., shuffle=True, first_epoch=0)``.
+
+        Args:
+            labels: one for each example, in the order of ``examples(split)``.
+        """
+        waveforms = self.waveforms(split, batch_size, shuffle=True, seed=seed, first_epoch=0)
+        rows = _rows(len(self.examples(split)), batch_size, True, seed, 0)
+        return tf.data.Dataset.zip(waveforms, _gather(tf.convert_to_tensor(labels), rows))
+
     def features(
         self,
         split: str,

@@ -1,60 +1,43 @@
 """Models side by side on the same clips, beside the baselines and the representation's own ceiling.
 
 Two things are measured. *Spectrogram*: the decoder's dB spectrogram against the input's. *Sound*: the
-waveform that Griffin-Lim makes of it, analysed again, against the original; the ceiling is the sound of the
-undisturbed input, the best any model of that representation can hope for.
+waveform that the representation makes of it (by Griffin-Lim, where it keeps no phase) against the original, by
+distances and by judges; the ceiling is the sound of the undisturbed input, the best any model of that representation
+can hope for.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from spectrovae import __version__
+from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
-from spectrovae.evaluation.metrics import ACTIVE_MARGIN_DB, Errors, mean, pooled_rmse, spectral_convergence
+from spectrovae.evaluation.compare_page import MODIFIED_LEVEL_DB, Sound, page
+from spectrovae.evaluation.judges import Judge
+from spectrovae.evaluation.measure import ORIGINAL, absent, figures, measure
+from spectrovae.evaluation.metrics import ACTIVE_MARGIN_DB
+from spectrovae.evaluation.paired import paired_tests
 from spectrovae.evaluation.perturbations import perturb
 from spectrovae.evaluation.report import (
-    Cell,
-    Report,
-    Row,
     check_output,
-    count_text,
-    duration_text,
-    interval_text,
     new_folder,
-    number_text,
     wav_bytes,
 )
 from spectrovae.evaluation.systems import Group, Log, System
 from spectrovae.files import write_json, write_text
 
-MODIFIED_LEVEL_DB = 10.0
 RESULT = "compare.json"
+CEILING = "ceiling"
 
-DEFINITIONS = (
-    "RMSE: root of the mean squared error in dB over all cells of all clips. LSD: log-spectral distance in "
-    "dB, the RMS "
-    "over the bins of a frame, then the mean over frames and clips. Outputs are not clipped to the dB range.",
-    f"Active cells: those whose input is more than {ACTIVE_MARGIN_DB:g} dB above the floor of the "
-    "representation's "
-    "range. Silence and padding are easy, so the figures over all cells flatter every system.",
-    "Convergence: spectral convergence in dB of the sound after Griffin-Lim, 20 log10 of the relative error "
-    "of its "
-    "magnitudes against the original's; lower is better, and silence scores 0. Sound LSD: the log-spectral "
-    "distance of "
-    "the same. Neither compares across representations of different settings.",
-    "Ceiling: the input's own spectrogram through Griffin-Lim. Identity, PCA-k and mean are baselines "
-    "fitted on the "
-    "train split. KL is that of the posterior from N(0, I), in nats per clip, the mean over the clips.",
-    "Intervals cover 95 % (percentile bootstrap over clips): they speak for other clips of this kind, "
-    "not for other trainings of the model.",
-)
+_OF_FEATURES = ("mse", "cosine", "kl_nats")
+_OF_WAVEFORMS = ("mr_stft", "mcd_db", "si_sdr_db", "pesq", "stoi")  # comparable across representations
 
 
 def compare(
@@ -69,12 +52,13 @@ def compare(
     seed: int = 0,
     batch_size: int = 32,
     resamples: int = 10_000,
+    judges: Sequence[Judge] = (),
     force: bool = False,
     log: Log = systems.to_stderr,
 ) -> dict[str, Any]:
     """Measure codecs and baselines on one split and write tables, a page and sounds to a folder.
 
-    The folder gets ``compare.csv``, ``compare.json``, ``report.html`` and ``samples/original``,
+    The folder gets ``compare.csv``, ``tests.csv``, ``compare.json``, ``report.html`` and ``samples/original``,
     ``samples/generated`` (each model's output) and ``samples/modified`` (its output for an input disturbed by
     uniform noise of +-10 dB, and that input), as 16-bit wav. It appears whole at the end or not at all.
 
@@ -90,34 +74,47 @@ def compare(
         seed: of the bootstrap, the perturbation and the choice of clips to fit on.
         batch_size: clips computed at once, also when speed is measured.
         resamples: bootstrap resamples.
+        judges: classifiers that the sounds are played to.
         force: replace the result of an earlier comparison.
         log: receives progress, a line at a time.
 
     Returns:
-        What ``compare.json`` holds: ``settings``, ``representations`` and flat ``rows`` (dB, nats, seconds;
-        None where a figure does not apply), each figure with ``_low`` and ``_high`` beside it.
+        What ``compare.json`` holds: ``settings``; ``representations``, each with what is ``absent`` and why; flat
+        ``rows`` (dB, nats, seconds; None where a figure does not apply), each figure with ``_low`` and ``_high``
+        beside it, and ``_speaker_low`` and ``_speaker_high`` where the recordings name several speakers; and
+        ``tests``, the rows of ``paired_tests`` between models, of each ``representation`` or, where a figure does not
+        depend on it, between all (None).
 
     Raises:
-        InputError: the output exists, a codec does not fit the recordings, or the split is empty.
+        InputError: the output exists, a codec does not fit the recordings, the split is empty, or a judge knows none of
+            its labels.
     """
     check_output(out, force=force, mark=RESULT)
+    if resamples < 1:
+        raise InputError(f"the number of bootstrap resamples must be at least 1; received {resamples}")
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
+    judged = _judges(judges, recordings, split, indices)
+    said = [recordings.examples(split)[index].speaker for index in indices]
+    speakers = said if None not in said and len(set(said)) > 1 else None
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     groups = systems.gather(codecs, recordings, components, seed=seed, log=log)
-    rows, sounds = [], []
+    rows, sounds, tested = [], [], []
     for group in groups:
         log(f"measuring {len(indices)} clips of the {split} split ({group.label})")
-        measured = _measure(group, recordings, split, indices, batch_size, log)
+        measured = measure(group, recordings, split, indices, batch_size, judged, log)
+        tested += [(group.label, s.name, measured[s.name].tested()) for s in group.systems if s.kind == "model"]
+        values = {name: found for name, found in measured["identity"].values.items() if name not in _OF_FEATURES}
+        measured[CEILING] = dataclasses.replace(measured["identity"], spectrogram=None, values=values)
+        found = figures(measured, speakers=speakers, **options)
         first = next(systems.batches(recordings, split, indices[:batch_size], batch_size))[1]
         speed_db = np.asarray(group.representation.decibels(first))
         for system in group.systems:
-            row = _figures(*measured[system.name], resamples=resamples, seed=seed)
             speed = system.clips_per_second(speed_db) if system.kind == "model" else None
-            rows.append(_row(group, system, row, speed))
-        ceiling = _figures(None, *measured["identity"][1:], resamples=resamples, seed=seed)
-        rows.append(_row(group, None, ceiling, None))
+            rows.append(_row(group, system.name, system, found[system.name], speed))
+        rows += [_row(group, name, None, found[name], None) for name in (CEILING, ORIGINAL) if name in found]
         sounds.append(_sounds(group, recordings, split, heard, seed))
-    result = {
+    result: dict[str, Any] = {
         "kind": "comparison",
         "spectrovae": __version__,
         "settings": {
@@ -134,142 +131,72 @@ def compare(
             "batch_size": batch_size,
             "resamples": resamples,
             "confidence": 0.95,
+            "speakers": len(set(speakers)) if speakers else None,
+            "judges": [
+                {"name": name, "target": judge.target, "labels": judge.labels, "info": judge.info}
+                for name, judge in judged.items()
+            ],
         },
-        "representations": [{"label": g.label, "config": g.representation.get_config()} for g in groups],
+        "representations": [
+            {"label": g.label, "config": g.representation.get_config(), "absent": absent(g)} for g in groups
+        ],
         "rows": rows,
+        "tests": _tests(tested, speakers, options),
     }
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         write_text(folder / "compare.csv", systems.csv_text(rows))
+        if result["tests"]:
+            write_text(folder / "tests.csv", systems.csv_text(result["tests"]))
         names = systems.clip_names(recordings, split, heard)
         _write_sounds(folder / "samples", sounds, names, recordings.sample_rate)
-        _page(result, groups, sounds, names, recordings.sample_rate).save(folder / "report.html")
+        page(result, groups, sounds, names, recordings.sample_rate).save(folder / "report.html")
     return result
 
 
-def format_comparison(result: Mapping[str, Any]) -> str:
-    """The comparison as plain text, at most 120 columns wide."""
-    columns = (
-        "model", "RMSE dB", "95 %", "active", "LSD", "active", "converg.", "snd LSD", "params", "trained",
-        "clips/s", "KL",
-    )  # fmt: skip
-    widths = (20, 7, 13, 6, 6, 6, 8, 7, 7, 7, 8, 6)
-    lines = []
-    for representation in result["representations"]:
-        lines += [representation["label"], _aligned(columns, widths), "-" * (sum(widths) + len(widths) - 1)]
-        for row in result["rows"]:
-            if row["representation"] == representation["label"]:
-                numbers = [number_text(row[name]) for name in ("rmse_active_db", "lsd_db", "lsd_active_db")]
-                cells = (
-                    row["name"], number_text(row["rmse_db"]), interval_text(row, "rmse_db"), *numbers,
-                    number_text(row["convergence_db"], 1), number_text(row["sound_lsd_db"]),
-                    count_text(row["parameters"]), duration_text(row["training_seconds"]),
-                    count_text(row["clips_per_second"]), number_text(row["kl_nats"], 1),
-                )  # fmt: skip
-                lines.append(_aligned(cells, widths))
-        lines.append("")
-    settings = result["settings"]
-    lines.append(
-        f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each. "
-        "RMSE and LSD in dB "
-        "over all and over active cells;\nconvergence and sound LSD (dB) after Griffin-Lim; KL in nats. "
-        "Lower is better."
-    )
-    return "\n".join(lines)
+def _judges(judges: Sequence[Judge], recordings: Any, split: str, indices: Sequence[int]) -> dict[str, Judge]:
+    """Judges by a name for tables, each of which knows labels of the chosen clips."""
+    examples = recordings.examples(split)
+    named: dict[str, Judge] = {}
+    for judge in judges:
+        if not np.any(judge.truth([examples[index] for index in indices]) >= 0):
+            given = sorted({str(getattr(examples[index], judge.target)) for index in indices})
+            raise InputError(
+                f"the judge {judge.name} tells the {judge.target}s {', '.join(judge.labels[:10])}; the {split} split "
+                f"has none of them but {', '.join(given[:10])}: compare without it"
+            )
+        named[systems.unique_name(systems.file_stem(judge.name), set(named))] = judge
+    return named
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """The first cell to the left, the others to the right; a name that is too long ends in three dots."""
-    name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 3] + "..."
-    return " ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
+def _tests(
+    tested: Sequence[tuple[str, str, Mapping[str, np.ndarray]]],
+    speakers: Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Paired tests of the models of each representation, and of all of them in figures of the waveform."""
+    values: dict[tuple[str | None, str], dict[str, np.ndarray]] = {}
+    for label, model, found in tested:
+        for name, clips in found.items():
+            shared = name in _OF_WAVEFORMS or name.endswith("_accuracy")
+            values.setdefault((None if shared else label, name), {})[model] = clips
+    rows = paired_tests(values, clusters=speakers, **options)
+    return [{"representation": row["figure"][0], **row, "figure": row["figure"][1]} for row in rows]
 
 
-class Measured(NamedTuple):
-    """Of a system: errors of the spectrogram and of the sound, and by clip convergence (dB) and KL (nats, or none)."""
-
-    spectrogram: Errors
-    sound: Errors
-    convergence: np.ndarray
-    kl: np.ndarray | None
-
-
-def _measure(
-    group: Group, recordings: Any, split: str, indices: Sequence[int], batch_size: int, log: Log
-) -> dict[str, Measured]:
-    """Return what was measured of each system."""
-    representation = group.representation
-    parts: dict[str, list[Measured]] = defaultdict(list)
-    done = 0
-    for found, waveforms in systems.batches(recordings, split, indices, batch_size):
-        reference = np.asarray(representation.decibels(waveforms))
-        for system in group.systems:
-            output = system.reconstruct(reference)
-            sound = np.asarray(representation.decibels(group.synthesise(output, waveforms.shape[1])))
-            sound_errors = Errors.measure(reference, sound, representation.min_db)
-            # against silence a ratio of magnitudes says nothing
-            convergence = np.where(sound_errors.cells_active > 0, spectral_convergence(reference, sound), np.nan)
-            spectrogram = Errors.measure(reference, output, representation.min_db)
-            parts[system.name].append(Measured(spectrogram, sound_errors, convergence, system.kl_nats(reference)))
-        done += len(found)
-        log(f"  {done} of {len(indices)}")
-    return {name: _joined(measured) for name, measured in parts.items()}
-
-
-def _joined(parts: Sequence[Measured]) -> Measured:
-    kl = [part.kl for part in parts if part.kl is not None]
-    return Measured(
-        Errors.concatenate([part.spectrogram for part in parts]),
-        Errors.concatenate([part.sound for part in parts]),
-        np.concatenate([part.convergence for part in parts]),
-        np.concatenate(kl) if kl else None,
-    )
-
-
-def _figures(
-    spectrogram: Errors | None,
-    sound: Errors,
-    convergence: np.ndarray,
-    kl: np.ndarray | None,
-    *,
-    resamples: int,
-    seed: int,
-) -> dict[str, float | None]:
-    options: dict[str, int] = {"resamples": resamples, "seed": seed}
-    sound_figures = sound.summary(**options)
-    figures = sound_figures if spectrogram is None else spectrogram.summary(**options)
-    fields: dict[str, float | None] = {}
-    for name, estimate in figures.items():
-        fields |= systems.estimate_fields(name, estimate)
-    if spectrogram is None:
-        fields = dict.fromkeys(fields)
-    fields |= systems.estimate_fields("convergence_db", mean(convergence, **options))
-    fields |= systems.estimate_fields("sound_rmse_db", pooled_rmse(sound.squared, sound.cells, **options))
-    fields |= systems.estimate_fields("sound_lsd_db", sound_figures["lsd_db"])
-    return fields | {"kl_nats": None if kl is None else float(np.mean(kl))}
-
-
-def _row(group: Group, system: System | None, figures: dict[str, float | None], speed: float | None) -> dict[str, Any]:
-    """One flat row; without a system, the ceiling's."""
+def _row(
+    group: Group, name: str, system: System | None, found: dict[str, float | None], speed: float | None
+) -> dict[str, Any]:
+    """One flat row; the ceiling and the originals are no system."""
     return {
         "representation": group.label,
-        "name": "ceiling" if system is None else system.name,
-        "kind": "ceiling" if system is None else system.kind,
-        **figures,
+        "name": name,
+        "kind": name if system is None else system.kind,
+        **found,
         "parameters": None if system is None else system.parameters,
         "training_seconds": None if system is None else system.info.get("training_seconds"),
         "clips_per_second": speed,
     }
-
-
-class Sound(NamedTuple):
-    """One sound of a clip: the folder it is written to, the system that made it, a title, its dB spectrogram
-    (bins, frames, 1) and its waveform (samples,)."""
-
-    folder: str
-    system: str
-    title: str
-    db: np.ndarray
-    waveform: np.ndarray
 
 
 def _sounds(group: Group, recordings: Any, split: str, heard: Sequence[int], seed: int) -> dict[int, list[Sound]]:
@@ -308,56 +235,3 @@ def _write_sounds(
                 path = folder / sound.folder / f"{names[index]}{system}.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(wav_bytes(sound.waveform, sample_rate))
-
-
-def _page(
-    result: Mapping[str, Any],
-    groups: Sequence[Group],
-    sounds: Sequence[Mapping[int, Sequence[Sound]]],
-    names: Mapping[int, str],
-    sample_rate: int,
-) -> Report:
-    settings = result["settings"]
-    models = [row["name"] for row in result["rows"] if row["kind"] == "model"]
-    report = Report(
-        f"{' and '.join(models) if len(models) < 3 else f'{len(models)} models'}, compared",
-        f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each at "
-        f"{sample_rate} Hz, through every model and every baseline. Small figures are 95 % intervals.",
-    )
-    report.section("Figures")
-    for group in groups:
-        rows = [row for row in result["rows"] if row["representation"] == group.label]
-        report.table(group.label, _HEADS, [Row(_cells(row), row["kind"]) for row in rows])
-    report.notes(DEFINITIONS)
-    for group, clips in zip(groups, sounds):
-        if not clips:
-            continue
-        report.section(
-            f"Listen: {group.label}" if len(groups) > 1 else "Listen",
-            f"The input and what the models make of it; then the input disturbed by uniform noise of "
-            f"±{MODIFIED_LEVEL_DB:g} dB on every cell, and what they make of that.",
-        )
-        report.clips(
-            {
-                names[index]: [(sound.title, sound.db, sound.waveform) for sound in made]
-                for index, made in clips.items()
-            },
-            group.representation,
-        )
-    return report
-
-
-_HEADS = (
-    "model", "RMSE\ndB", "RMSE active\ndB", "LSD\ndB", "LSD active\ndB", "convergence\ndB", "sound LSD\ndB",
-    "parameters", "trained", "clips/s", "KL\nnats",
-)  # fmt: skip
-
-
-def _cells(row: Mapping[str, Any]) -> list[Cell]:
-    measured = ("rmse_db", "rmse_active_db", "lsd_db", "lsd_active_db", "convergence_db", "sound_lsd_db")
-    texts = [(number_text(row[name]), interval_text(row, name), row[name]) for name in measured]
-    texts += [(count_text(row[name]), "", row[name]) for name in ("parameters",)]
-    texts.append((duration_text(row["training_seconds"]), "", row["training_seconds"]))
-    texts.append((count_text(row["clips_per_second"]), "", row["clips_per_second"]))
-    texts.append((number_text(row["kl_nats"], 1), "", row["kl_nats"]))
-    return [Cell(row["name"]), *(Cell(*text) for text in texts)]

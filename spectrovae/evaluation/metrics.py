@@ -8,14 +8,14 @@ pooled    the root of the mean squared error over all cells of all clips: the he
 per clip  each clip's own figure, then the mean over clips: used for the log-spectral distance and the
 convergence
 
-Intervals come from resampling clips, not cells: the cells of one clip are not independent.
+Intervals come from resampling clips, or whole speakers, not cells: the cells of one clip are not independent.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,20 +102,19 @@ class Errors:
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
-    def summary(self, *, resamples: int = 10_000, seed: int = 0) -> dict[str, Estimate]:
-        """Return the four headline figures in dB, each with its 95 % interval.
-
-        Returns:
-            ``rmse_db`` and ``rmse_active_db`` pooled over cells; ``lsd_db`` and ``lsd_active_db`` averaged
-            over clips.
-        """
-        options: dict[str, int] = {"resamples": resamples, "seed": seed}
+    def figures(self) -> dict[str, Figure]:
+        """The four headline figures in dB: ``rmse_db`` and ``rmse_active_db`` pooled over cells; ``lsd_db`` and
+        ``lsd_active_db`` averaged over clips."""
         return {
-            "rmse_db": pooled_rmse(self.squared, self.cells, **options),
-            "rmse_active_db": pooled_rmse(self.squared_active, self.cells_active, **options),
-            "lsd_db": mean(self.lsd, **options),
-            "lsd_active_db": mean(self.lsd_active, **options),
+            "rmse_db": Figure.pooled_rmse(self.squared, self.cells),
+            "rmse_active_db": Figure.pooled_rmse(self.squared_active, self.cells_active),
+            "lsd_db": Figure.mean(self.lsd),
+            "lsd_active_db": Figure.mean(self.lsd_active),
         }
+
+    def summary(self, **bootstrap_options: Any) -> dict[str, Estimate]:
+        """``figures`` with their 95 % intervals; options as for ``bootstrap``."""
+        return bootstrap(self.figures(), **bootstrap_options)
 
 
 def level_channel(db: np.ndarray) -> np.ndarray:
@@ -143,28 +142,66 @@ def spectral_convergence(reference_db: np.ndarray, estimate_db: np.ndarray) -> n
     return 20.0 * np.log10(np.maximum(ratio, 10.0 ** (CONVERGENCE_FLOOR_DB / 20.0)))
 
 
+def cosine_similarity(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between two feature tensors, clip by clip; NaN where one of them is all zeros.
+
+    Args:
+        reference, estimate: (clips, ...), the same shape.
+
+    Returns:
+        (clips,) float64, from -1 to 1.
+    """
+    x, y = (np.asarray(values, np.float64).reshape(len(values), -1) for values in (reference, estimate))
+    return _ratio(np.einsum("ij,ij->i", x, y), np.sqrt(np.einsum("ij,ij->i", x, x) * np.einsum("ij,ij->i", y, y)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure that is a function of sums over clips: what the bootstrap can resample without the clips themselves.
+
+    Attributes:
+        sums: arrays (clips,), one for each sum.
+        statistic: called with the sums, in order; must take arrays.
+    """
+
+    sums: tuple[np.ndarray, ...]
+    statistic: Callable[..., np.ndarray]
+
+    @classmethod
+    def mean(cls, values: np.ndarray) -> Figure:
+        """Mean over the clips whose value (clips,) is not NaN."""
+        values = np.asarray(values, np.float64)
+        defined = ~np.isnan(values)
+        return cls((np.where(defined, values, 0.0), defined.astype(np.float64)), _ratio)
+
+    @classmethod
+    def pooled_rmse(cls, squared: np.ndarray, cells: np.ndarray) -> Figure:
+        """Root of the mean squared error over all cells of all clips.
+
+        Args:
+            squared: (clips,) sums of squared errors.
+            cells: (clips,) numbers of cells summed.
+        """
+        return cls((squared, cells), _root_ratio)
+
+
 def mean(values: np.ndarray, **bootstrap_options: Any) -> Estimate:
     """Mean over clips with its interval; clips whose value is NaN (undefined) are left out.
 
     Args:
         values: (clips,).
-        bootstrap_options: ``resamples``, ``confidence`` and ``seed`` of ``bootstrap``.
+        bootstrap_options: ``resamples``, ``confidence``, ``seed`` and ``clusters`` of ``bootstrap``.
     """
-    values = np.asarray(values, np.float64)
-    return bootstrap([values[~np.isnan(values)]], lambda total, clips: total / clips, **bootstrap_options)
+    return bootstrap({0: Figure.mean(values)}, **bootstrap_options)[0]
 
 
 def pooled_rmse(squared: np.ndarray, cells: np.ndarray, **bootstrap_options: Any) -> Estimate:
-    """Root of the mean squared error over all cells of all clips, with its interval over clips.
+    """``Figure.pooled_rmse`` with its interval over clips; clips without a cell count for nothing.
 
     Args:
-        squared: (clips,) sums of squared errors.
-        cells: (clips,) numbers of cells summed; clips with none are left out.
         bootstrap_options: as for ``mean``.
     """
-    kept = np.asarray(cells) > 0
-    sums = [np.asarray(squared, np.float64)[kept], np.asarray(cells, np.float64)[kept]]
-    return bootstrap(sums, lambda error, count, _: np.sqrt(error / count), **bootstrap_options)
+    return bootstrap({0: Figure.pooled_rmse(squared, cells)}, **bootstrap_options)[0]
 
 
 def rmse_ratio(numerator: np.ndarray, denominator: np.ndarray, **bootstrap_options: Any) -> Estimate:
@@ -174,63 +211,83 @@ def rmse_ratio(numerator: np.ndarray, denominator: np.ndarray, **bootstrap_optio
         numerator, denominator: (clips,) sums of squared errors.
         bootstrap_options: as for ``mean``.
     """
-    sums = [np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)]
-    if not np.any(sums[1] > 0):
-        return Estimate(np.nan, np.nan, np.nan)
-    return bootstrap(sums, lambda above, below, _: np.sqrt(_ratio(above, below)), **bootstrap_options)
+    return bootstrap({0: Figure((numerator, denominator), _root_ratio)}, **bootstrap_options)[0]
 
 
 def bootstrap(
-    values: Sequence[np.ndarray],
-    statistic: Callable[..., np.ndarray],
+    figures: Mapping[Any, Figure],
     *,
+    clusters: Sequence[Any] | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Estimate:
-    """Percentile bootstrap over clips of a statistic that is a function of sums over clips.
+) -> dict[Any, Estimate]:
+    """Percentile bootstrap of any number of figures of the same clips, over clips or over clusters of them.
 
-    A resample of n clips with replacement is n multinomial counts, and a sum over the resample is a product
-    of those counts with the values: no clip is copied. The same seed and number of clips give the same
-    resamples, so figures of several models on the same clips are paired.
+    A resample of n clips with replacement is n multinomial counts, and the sums over the resample are a product of
+    those counts with the table of values: no clip is copied, and all figures share one pass. The same seed and number
+    of clips give the same resamples, so that figures of several models are paired.
 
     Args:
-        values: arrays of shape (clips,), one for each sum the statistic needs.
-        statistic: called with the sums, in order, and then the number of clips; must take arrays.
+        figures: by any key.
+        clusters: a label for each clip, such as its speaker: whole clusters are resampled, so that the interval speaks
+            for other speakers. With a handful of clusters it is too narrow.
         resamples: number of bootstrap resamples.
         confidence: coverage of the interval, between 0 and 1.
         seed: seed of the resampling.
 
     Returns:
-        The statistic of the clips themselves and the ends of its interval; all NaN without a clip.
+        By key, the figure of the clips themselves and the ends of its interval; NaN where it is not defined.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; clusters: Davison and Hinkley,
+    Bootstrap Methods and their Application (1997), section 3.8.
     """
-    table = np.stack([np.asarray(value, np.float64) for value in values], axis=1)
-    clips = len(table)
-    if clips == 0:
-        return Estimate(np.nan, np.nan, np.nan)
-    draws = [statistic(*(counts @ table).T, clips) for counts in _resampled(clips, resamples, seed)]
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.nanpercentile(np.concatenate(draws), [tail, 100.0 - tail])
-    return Estimate(float(statistic(*table.sum(axis=0), clips)), float(low), float(high))
+    if not figures:
+        return {}
+    columns = [np.asarray(values, np.float64) for figure in figures.values() for values in figure.sums]
+    table = np.stack(columns, axis=1)
+    totals, draws = table.sum(axis=0), np.full((1, table.shape[1]), np.nan)
+    if clusters is not None:
+        table = _summed(table, clusters)
+    if len(table):
+        draws = np.concatenate([counts @ table for counts in resampled(len(table), resamples, seed)])
+    tail, place, estimates = 50.0 * (1.0 - confidence), 0, {}
+    for key, figure in figures.items():
+        own = slice(place, place := place + len(figure.sums))
+        value, drawn = figure.statistic(*totals[own]), figure.statistic(*draws[:, own].T)
+        drawn = drawn[~np.isnan(drawn)]
+        ends = np.percentile(drawn, [tail, 100.0 - tail]) if drawn.size and not np.isnan(value) else (np.nan, np.nan)
+        estimates[key] = Estimate(float(value), float(ends[0]), float(ends[1]))
+    return estimates
 
 
-def _resampled(clips: int, resamples: int, seed: int) -> Iterable[np.ndarray]:
+def resampled(clips: int, resamples: int, seed: int) -> Iterable[np.ndarray]:
     """Give how often each clip occurs in each resample, (block, clips), in blocks of bounded size."""
     if clips * resamples <= _BLOCK:
         return [_counts(clips, resamples, seed)]
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // clips)
     sizes = (min(block, resamples - start) for start in range(0, resamples, block))
-    return (random.multinomial(clips, np.full(clips, 1.0 / clips), size=size) for size in sizes)
+    return (random.multinomial(clips, np.full(clips, 1.0 / clips), size=size).astype(np.float64) for size in sizes)
 
 
 @functools.lru_cache(maxsize=2)
 def _counts(clips: int, resamples: int, seed: int) -> np.ndarray:
-    """The counts of a small set in one block, kept: a table asks for the same ones hundreds of times."""
+    """The counts of a small set in one block, kept: a table asks for the same ones many times."""
     random = np.random.default_rng(seed)
     return random.multinomial(clips, np.full(clips, 1.0 / clips), size=resamples).astype(np.float64)
+
+
+def _summed(table: np.ndarray, clusters: Sequence[Any]) -> np.ndarray:
+    """Sums of the rows of each cluster."""
+    labels, rows = np.unique(np.asarray(clusters), return_inverse=True)
+    total = np.zeros((len(labels), table.shape[1]))
+    np.add.at(total, rows, table)
+    return total
+
+
+def _root_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.sqrt(_ratio(numerator, denominator))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

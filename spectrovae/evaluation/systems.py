@@ -54,9 +54,16 @@ class System:
         Nothing is clipped, before or after. Under per-example scaling the input's own minimum and maximum
         bring the output back.
         """
-        features = self.representation.from_db(db)
-        output = self.reconstructor.reconstruct_features(features)
-        return np.asarray(self.representation.to_db(output, self.representation.statistics(db)))
+        return self.decibels(self.reconstruct_features(db)[1], db)
+
+    def reconstruct_features(self, db: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The features of dB spectrograms, and what the system makes of them."""
+        features = np.asarray(self.representation.from_db(db))
+        return features, np.asarray(self.reconstructor.reconstruct_features(features))
+
+    def decibels(self, features: np.ndarray, db: np.ndarray) -> np.ndarray:
+        """Reconstructed features in dB, by the statistics of the input's dB spectrograms."""
+        return np.asarray(self.representation.to_db(features, self.representation.statistics(db)))
 
     def kl_nats(self, db: np.ndarray) -> np.ndarray | None:
         """KL divergence of each clip in nats, of models whose encoder gives a posterior; None for the others."""

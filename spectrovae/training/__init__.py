@@ -1,6 +1,7 @@
 """Training runs: a folder that repeats, resumes and explains a fit."""
 
 from spectrovae.training.fit import FitOptions, fit, repeat, train
+from spectrovae.training.judge import fit_judge
 from spectrovae.training.precision import best_precision, precision
 
-__all__ = ["FitOptions", "best_precision", "fit", "precision", "repeat", "train"]
+__all__ = ["FitOptions", "best_precision", "fit", "fit_judge", "precision", "repeat", "train"]
