@@ -1,0 +1,147 @@
+"""What sub-commands make of options that several of them have."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spectrovae.errors import InputError
+
+REPRESENTATION_OPTIONS = (
+    "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding",
+    "content", "scale",
+)  # fmt: skip
+
+MODEL_OPTIONS = (
+    "latent_dim", "network", "hidden", "head", "linear", "latent_norm", "time_stretch", "time_shift", "bin_stretch",
+    "likelihood", "sigma", "alpha", "beta", "warmup", "warmup_epochs", "free_bits", "groups", "balancing",
+    "skips", "skip_noise",
+    "quantiser", "codebook_size", "code_dim", "stages", "normalise", "gradient", "commitment", "commitment_weight",
+    "diversity_weight", "restart", "kmeans_steps", "levels",
+)  # fmt: skip
+
+
+def open_recordings(options):
+    from spectrovae.data import Recordings
+
+    return Recordings.open(
+        options.data, sample_rate=options.sample_rate, duration=options.duration, long=options.long,
+        overlap=options.overlap, split=options.split_rule, pattern=options.pattern, progress=counter("scanned"),
+    )  # fmt: skip
+
+
+def open_codec(path: str):
+    from spectrovae.codec import Codec
+
+    return Codec.load(path)
+
+
+def open_codecs_and_recordings(options) -> tuple[list, Any]:
+    """The bundles that the options name, of one rate and length, and the recordings opened for them."""
+    from spectrovae.data import Recordings
+
+    codecs = [open_codec(bundle) for bundle in options.bundles]
+    first = codecs[0]
+    for codec in codecs[1:]:
+        if (codec.sample_rate, codec.segment_samples) != (first.sample_rate, first.segment_samples):
+            raise InputError(
+                f"{codec.name} takes {codec.segment_samples} samples at {codec.sample_rate} Hz, {first.name} "
+                f"{first.segment_samples} at {first.sample_rate} Hz; compare models of the same rate and length"
+            )
+    recordings = Recordings.open(
+        options.data, sample_rate=first.sample_rate, samples=first.segment_samples, split=options.split_rule,
+        cache_bytes=0, progress=counter("scanned"),  # each split is gone through a few times, and never held
+    )  # fmt: skip
+    return codecs, recordings
+
+
+def chosen_fit_options(options):
+    import dataclasses
+
+    from spectrovae.training import FitOptions
+
+    return FitOptions(**{field.name: getattr(options, field.name) for field in dataclasses.fields(FitOptions)})
+
+
+def chosen_model_options(options) -> dict[str, Any]:
+    """The options of the family; one that it does not have is refused."""
+    import inspect
+
+    from spectrovae import models
+
+    own: dict[str, Any] = {"preset": options.preset}
+    taken = {name for cls in models.FAMILIES[options.family].__mro__ for name in inspect.signature(cls).parameters}
+    if "warmup_steps" in taken:
+        taken.add("warmup_epochs")  # training.fit counts the steps
+    for name in MODEL_OPTIONS:
+        if getattr(options, name) is not None:
+            if name not in taken:
+                raise InputError(f"--{name.replace('_', '-')} is no option of {options.family}")
+            own[name] = getattr(options, name)
+    return own
+
+
+def build_representation(options, sample_rate: int, **given):
+    """The representation that the options name; an option that it does not have is refused."""
+    import inspect
+
+    from spectrovae import representations
+
+    if options.representation not in representations.REPRESENTATIONS:
+        names = ", ".join(representations.REPRESENTATIONS)
+        raise InputError(f"--representation must be one of {names}, received {options.representation!r}")
+    cls = representations.REPRESENTATIONS[options.representation]
+    own = {"dynamic_range": options.dynamic_range, "normalisation": options.normalisation, **given}
+    for name in REPRESENTATION_OPTIONS:
+        if getattr(options, name) is not None:
+            if name not in inspect.signature(cls).parameters:
+                raise InputError(f"--{name.replace('_', '-')} is no option of {options.representation}")
+            own[name] = getattr(options, name)
+    return cls(sample_rate, **own)
+
+
+def representation_for(options, recordings):
+    if options.max_db is not None:
+        return build_representation(options, recordings.sample_rate, max_db=options.max_db)
+    representation = build_representation(options, recordings.sample_rate)
+    peak = round(representation.peak_db(recordings.waveforms("train")), 2)
+    log(f"the training split peaks at {peak:g} dB: the range is [{peak - options.dynamic_range:g}, {peak:g}] dB")
+    return build_representation(options, recordings.sample_rate, max_db=peak)
+
+
+def free_path(path: Path, force: bool) -> Path:
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; choose another folder or --force to replace it")
+    return path
+
+
+def unclipped(waveform, path):
+    """Scale down what exceeds full scale, and say so, instead of clipping it."""
+    peak = float(abs(waveform).max(initial=0.0))
+    if peak > 1.0:
+        log(f"{path}: peak {peak:.2f} scaled down to full scale")
+        return waveform / peak
+    return waveform
+
+
+def log(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def counter(verb: str) -> Callable[[int, int], None] | None:
+    """A progress callback that rewrites one line of a terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{verb} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
