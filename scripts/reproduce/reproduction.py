@@ -27,6 +27,7 @@ from spectrovae.evaluation.systems import csv_text
 from spectrovae.files import write_json, write_text
 from spectrovae.representations import Representation
 from spectrovae.study import Trial
+from spectrovae.training.examine import plain
 
 SMALL = "Run with --small, to see that it runs: figures and verdicts mean nothing."
 
@@ -99,13 +100,16 @@ class Reproduction:
             "spectrovae": spectrovae.__version__,
             "title": self.title,
             "setting": setting,
-            "tables": {table.name: [dict(row) for row in table.rows] for table in self.tables},
-            "verdicts": [dataclasses.asdict(verdict) | {"verdict": verdict.text} for verdict in self.verdicts],
+            "tables": {table.name: [plain(row) for row in table.rows] for table in self.tables},
+            "verdicts": [
+                dataclasses.asdict(verdict) | {"outcomes": [bool(o) for o in verdict.outcomes], "verdict": verdict.text}
+                for verdict in self.verdicts
+            ],
             "differences": list(self.differences),
         }
         write_json(out / "result.json", result)
         for table in self.tables:
-            write_text(out / f"{table.name}.csv", csv_text(table.rows))
+            write_text(out / f"{table.name}.csv", csv_text([plain(row) for row in table.rows]))
         self._page(setting).save(out / "report.html")
         write_text(out / "report.md", self.markdown(setting))
 
@@ -137,7 +141,9 @@ def options_parser(description: str, name: str, *, data: str, epochs: int) -> ar
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=data, help=f"folder, manifest, or toy set ({data})")
     parser.add_argument("--out", type=Path, default=Path("reproductions") / name, help="folder; continued if it exists")
-    parser.add_argument("--small", action="store_true", help="the least that runs: toy sounds, tiny networks, one epoch")
+    parser.add_argument(
+        "--small", action="store_true", help="the least that runs: toy sounds, tiny networks, one epoch"
+    )
     parser.add_argument("--seeds", type=whole, default=(0,), help="of the fits, as 0,1,2")
     parser.add_argument("--epochs", type=int, default=epochs, help=f"of each fit ({epochs})")
     parser.add_argument("--preset", default="small", help="size of the networks (small)")
@@ -266,4 +272,3 @@ def _order(value: Any) -> float | None:
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [heads, ["---"] * len(heads), *rows]
     return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
-

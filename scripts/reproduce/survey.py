@@ -8,7 +8,6 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,8 +54,8 @@ def reproduce(options: argparse.Namespace) -> Reproduction:
         [
             Table("linear", "Linear autoencoders and PCA of their size", {
                 "size": "dimensions", "seed": "seed", "rmse_db": "test RMSE, dB", "pca_db": "PCA, dB",
-                "train_ratio": "training error / PCA's", "test_ratio": "test error / PCA's", "captured": "variance kept / "
-                "PCA's", "largest_angle": "largest angle, degrees", "median_angle": "median angle, degrees",
+                "train_ratio": "training error / PCA's", "test_ratio": "test error / PCA's", "captured": "variance "
+                "kept / PCA's", "largest_angle": "largest angle, degrees", "median_angle": "median angle, degrees",
                 "gap": "last variance / next",
             }, linear),
             Table("codes", "VQ-VAEs: size of a clip's codes against error", {
@@ -73,12 +72,12 @@ def reproduce(options: argparse.Namespace) -> Reproduction:
             "components of the training clips. Directions of nearly equal variance (last variance / next near 1) are "
             "told apart last by any training; a swap of the last one shows as an angle of 90 degrees and costs next to "
             "no error.",
-            "The ratios count the codes alone: a decoder has to be there, whose weights are many times a clip. They are "
-            "not ratios of a lossless coder: read them with the error.",
+            "The ratios count the codes alone: a decoder has to be there, whose weights are many times a clip. They "
+            "are not ratios of a lossless coder: read them with the error.",
             "Bits at the codes' entropy: what an ideal coder of single codes, knowing how often each occurs in the "
             "training split, would use. All tokens, silent ones too.",
-            "A Gaussian code of this error: the fewest bits that Gaussian clips of the training clips' covariance would "
-            "need for the same RMSE (reverse water-filling over the PCA spectrum); speech may need fewer.",
+            "A Gaussian code of this error: the fewest bits that Gaussian clips of the training clips' covariance "
+            "would need for the same RMSE (reverse water-filling over the PCA spectrum); speech may need fewer.",
             "The map of 32 x 16 codes is that of preset tiny, whose networks are smaller as well.",
         ],
     )  # fmt: skip
@@ -98,7 +97,9 @@ def linear_rows(options: argparse.Namespace, recordings: Recordings, representat
     return rows
 
 
-def against_pca(codec: Codec, features: Mapping[str, np.ndarray], found: PrincipalComponents) -> dict[str, float]:
+def against_pca(
+    codec: Codec, features: Mapping[str, np.ndarray], found: PrincipalComponents
+) -> dict[str, float | None]:
     """A linear autoencoder's error and subspace beside PCA of its size.
 
     Args:
@@ -126,7 +127,7 @@ def against_pca(codec: Codec, features: Mapping[str, np.ndarray], found: Princip
         "captured": float(kept / np.sum(np.square(centred @ components.T, dtype=np.float64))),
         "largest_angle": float(angles.max()),
         "median_angle": float(np.median(angles)),
-        "gap": float(found.variances[size - 1] / found.variances[size]) if len(found.variances) > size else math.inf,
+        "gap": float(found.variances[size - 1] / found.variances[size]) if len(found.variances) > size else None,
     }
 
 
@@ -163,7 +164,8 @@ def verdicts(linear: Sequence[Mapping[str, Any]], codes: Sequence[Mapping[str, A
     same = [row["train_ratio"] <= ERROR_RATIO for row in linear]
     spans = [ratio and row["largest_angle"] <= ANGLE for ratio, row in zip(same, linear)]
     shown = "; ".join(
-        f"{row['size']}: ratio {row['train_ratio']:.3f}, largest angle {row['largest_angle']:.0f} degrees" for row in linear
+        f"{row['size']}: ratio {row['train_ratio']:.3f}, largest angle {row['largest_angle']:.0f} degrees"
+        for row in linear
     )
     ladder, orders, told = [], [], []
     for seed in sorted({row["seed"] for row in codes}):
@@ -187,8 +189,8 @@ def verdicts(linear: Sequence[Mapping[str, Any]], codes: Sequence[Mapping[str, A
         ),
         Verdict(
             "More bits, less error",
-            "each step to a larger codebook (64, 256, 1024), and to more stages (1, 2, 4), lowers the test RMSE; a case "
-            "is a step and seed", orders, "; ".join(told),
+            "each step to a larger codebook (64, 256, 1024), and to more stages (1, 2, 4), lowers the test RMSE; a "
+            "case is a step and seed", orders, "; ".join(told),
         ),
         Verdict(
             "Learned codes are smaller than the best code of Gaussian clips",
