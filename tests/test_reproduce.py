@@ -48,7 +48,6 @@ def test_small_runs_and_continues(script, tmp_path, capsys):
     assert all(verdict["outcomes"] for verdict in result["verdicts"])
     page = (out / "report.html").read_text()
     assert reproduction.SMALL in page
-    assert "http" not in page.replace("http://www.w3.org", "")
 
     fits = {path: os.stat(path).st_mtime_ns for path in out.glob("**/fits/*/codec.json")}
     assert fits

@@ -5,8 +5,9 @@ python scripts/reproduce/vae_against_unet.py --data data/fsdd --epochs 150
 
 import argparse
 import dataclasses
+import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,7 @@ def synthesise(representation: LogSTFT, db: np.ndarray, samples: int, phase: str
             which the report takes for Griffin-Lim.
     """
     if phase == "search":
-        return np.asarray(representation.synthesise(tf.convert_to_tensor(db, tf.float32), samples))
+        return np.asarray(_search(representation)(tf.convert_to_tensor(db, tf.float32), samples))
     magnitude = tf.transpose(db_to_magnitude(tf.convert_to_tensor(db, tf.float32)[..., 0]), [0, 2, 1])
     magnitude = tf.pad(magnitude * (representation.n_fft / 4.0), [[0, 0], [0, 0], [0, 1]])
     sound = griffin_lim(
@@ -197,6 +198,11 @@ def synthesise(representation: LogSTFT, db: np.ndarray, samples: int, phase: str
         phase=tf.zeros_like(magnitude),
     )  # fmt: skip
     return np.asarray(sound)
+
+
+@functools.cache
+def _search(representation: LogSTFT) -> Callable[..., tf.Tensor]:
+    return tf.function(representation.synthesise, reduce_retracing=True)  # in a graph, three times as fast
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
