@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import reproduction
 import tensorflow as tf
-from reproduction import Reproduction, Table, Verdict, by_seed, trials
+from reproduction import Reproduction, Table, Verdict, by_seed, text, trials
 
 from spectrovae import audio
 from spectrovae.codec import Codec
@@ -135,7 +135,7 @@ def _row(set_up: SetUp, system: System, seed: int | None, codec: Codec | None) -
         "name": system.name,
         "seed": seed,
         **measure(set_up, system),
-        "active_units": metrics.get("active_units"),
+        "active_units": int(metrics["active_units"]) if "active_units" in metrics else None,
         "kl_nats": metrics.get("latent_kl_nats"),
         "epochs": info.get("epochs"),
         "training_seconds": info.get("training_seconds"),
@@ -239,7 +239,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
             found.append(Verdict(
                 "What the report calls Griffin-Lim is as good as a phase search",
                 f"of true magnitudes, the spectral convergence of the zero-phase sound is within {CLOSE_DB:g} dB of "
-                "that of the searched one", [zero <= search + CLOSE_DB], f"{zero:.1f} against {search:.1f} dB",
+                "that of the searched one", [zero <= search + CLOSE_DB], f"{text(zero)} against {text(search)} dB",
             ))  # fmt: skip
     for place, name in enumerate(("VAE", "U-Net")):
         pairs = list(zip(*([pair[place] for pair in models(set_up)] for set_up in (PUBLISHED, CORRECTED))))
@@ -248,7 +248,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
             "at 8 kHz its sound's spectral convergence is lower; a case is a seed",
             [after["heard_convergence_db"] < before["heard_convergence_db"] for before, after in pairs],
             "; ".join(
-                f"{after['heard_convergence_db']:.1f} against {before['heard_convergence_db']:.1f} dB"
+                f"{text(after['heard_convergence_db'])} against {text(before['heard_convergence_db'])} dB"
                 for before, after in pairs
             ),
         ))  # fmt: skip
