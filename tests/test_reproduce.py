@@ -178,15 +178,17 @@ def test_verdicts_of_the_assignment():
 
 def test_verdicts_of_atiam():
     def row(name, units=3, relative=0.5, **more):
-        return {"name": name, "seed": 0, "active_units": units, "relative": relative, **more}
+        defaults = {"convergence_db": -6.0, "axes_95": 4}
+        return {"name": name, "seed": 0, "active_units": units, "relative": relative} | defaults | more
 
     contents = [
-        row("magnitude, dB", relative=0.2), row("MDCT, linear", relative=1.2), row("MDCT, dB and sign", relative=0.4),
+        row("magnitude, linear"), row("magnitude, dB", relative=0.2), row("MDCT, linear", convergence_db=-0.1),
+        row("MDCT, dB and sign", relative=0.4),
     ]  # fmt: skip
     normalisation = [row(atiam.NORMALISED, 0), row(atiam.RAW, 5), row(atiam.CALIBRATED, 13), row(atiam.STANDARD, 1)]
     betas = [
         row("beta 0.5", beta=0.5, kl_nats=40.0, rmse_db=1.0, axes_95=8),
-        row("beta 1", beta=1.0, kl_nats=30.0, rmse_db=1.1, axes_95=4),
+        row("beta 1", 5, beta=1.0, kl_nats=30.0, rmse_db=1.1),
         row("beta 2", beta=2.0, kl_nats=20.0, rmse_db=1.3, axes_95=3),
     ]
     warmup = [
@@ -195,10 +197,14 @@ def test_verdicts_of_atiam():
     ]  # fmt: skip
     found = list(said(atiam.verdicts(contents, normalisation, betas, warmup)).values())
     assert found == ["held", "did not hold", "held", "did not hold", "held", "held", "held", "did not hold"]
-    betas[1]["kl_nats"], betas[1]["axes_95"] = 41.0, None
+    betas[1]["kl_nats"], betas[1]["active_units"] = 41.0, 3
     normalisation[2]["active_units"] = 0
     found = list(said(atiam.verdicts(contents, normalisation, betas, warmup)).values())
     assert found == ["held", "held", "held", "did not hold", "did not hold", "did not hold", "held", "did not hold"]
+    contents[2]["convergence_db"], contents[3]["relative"], betas[1]["active_units"] = -9.0, 0.1, 5
+    betas[1]["axes_95"] = 5
+    found = list(said(atiam.verdicts(contents, normalisation, betas, warmup)).values())
+    assert found == ["held", "held", "did not hold", "held", "did not hold", "did not hold", "held", "did not hold"]
 
 
 def test_principal_axes_of_a_latent_of_known_variances():
