@@ -204,7 +204,7 @@ def verdicts(
         ),
         Verdict(
             "MDCT coefficients defeat the model",
-            f"fitted on linear ones, the spectral convergence of their magnitudes is above {FAILED_DB:g} dB (silence has "
+            f"fitted on linear ones, the spectral convergence of magnitudes is above {FAILED_DB:g} dB (silence has "
             "0); a case is a seed", [row["convergence_db"] > FAILED_DB for row in mdct.values()],
             f"{spread(row['convergence_db'] for row in mdct.values())} dB; of linear magnitudes "
             f"{spread(row['convergence_db'] for row in plain.values())} dB",
