@@ -11,6 +11,7 @@ import librosa
 import numpy as np
 import pytest
 from conftest import ROOT
+from page_check import check_page
 
 from spectrovae.errors import InputError
 from spectrovae.pca import principal_components
@@ -110,6 +111,7 @@ def test_text_and_page_of_a_reproduction(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["tables"]["figures"][1]["rmse_db"] is None
     assert (tmp_path / "figures.csv").read_text().splitlines()[2] == "c,,12345.6"
     page = (tmp_path / "report.html").read_text()
+    check_page(page)
     assert "a &lt;b&gt;" in page
     assert reproduction.SMALL not in page
 
