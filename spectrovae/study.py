@@ -64,6 +64,15 @@ class Trial:
     seed: int
     fit: Callable[[Path], Codec]
 
+    def place(self, fits: Path) -> Path:
+        """The folder of the bundle, among those of a study."""
+        return fits / f"{systems.file_stem(self.name)}-{self.seed}"
+
+    def run(self, fits: Path) -> Codec:
+        """The codec: loaded where the fit is finished, else trained, or continued."""
+        path = self.place(fits)
+        return Codec.load(path) if _finished(path) else self.fit(path)
+
 
 def study(
     trials: Sequence[Trial],
@@ -106,8 +115,7 @@ def study(
     references: dict[str, dict[str, Any]] = {}
     for number, trial in enumerate(trials, start=1):
         log(f"study: {trial.name}, seed {trial.seed} ({number} of {len(trials)})")
-        path = out / "fits" / f"{systems.file_stem(trial.name)}-{trial.seed}"
-        codec = Codec.load(path) if _finished(path) else trial.fit(path)
+        codec = trial.run(out / "fits")
         label = systems.label(codec.representation)
         if label not in references:
             references[label] = _references(codec, recordings, split)
