@@ -33,6 +33,22 @@ def _same_seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(scope="module")
+def recordings():
+    """A toy set of a quarter of a second each; a module that needs another has its own."""
+    from spectrovae.data import Recordings
+
+    return Recordings.open("toy:harmonic?size=60", sample_rate=8000, samples=1984)
+
+
+@pytest.fixture(scope="module")
+def representation():
+    """Small, for ``recordings``."""
+    from spectrovae.representations import LogSTFT
+
+    return LogSTFT(8000, n_fft=128, hop_length=64, phase_iterations=2)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder that ``SPECTROVAE_DATA`` names. Unset skips the test; set to something missing fails it."""

@@ -18,16 +18,6 @@ TOY = "toy:harmonic?size=60"
 assert Interrupt  # what ``interrupted`` raises
 
 
-@pytest.fixture(scope="module")
-def recordings():
-    return Recordings.open(TOY, sample_rate=8000, samples=1984)
-
-
-@pytest.fixture(scope="module")
-def representation():
-    return LogSTFT(8000, n_fft=128, hop_length=64, phase_iterations=2)
-
-
 def fit(recordings, representation, out, corrupt="uniform:10", family="unet", epochs=4, **options):
     settings = training.FitOptions(epochs=epochs, batch_size=16, precision="float32", corrupt=corrupt)
     return training.fit(family, recordings, representation, out, settings, preset="tiny", **options)

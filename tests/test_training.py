@@ -13,22 +13,11 @@ import pytest
 
 from spectrovae import training
 from spectrovae.codec import Codec
-from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.representations import LogSTFT
 from spectrovae.training.run import KeepRun
 
 TOY = "toy:harmonic?size=60"
-
-
-@pytest.fixture(scope="module")
-def recordings():
-    return Recordings.open(TOY, sample_rate=8000, samples=1984)
-
-
-@pytest.fixture(scope="module")
-def representation():
-    return LogSTFT(8000, n_fft=128, hop_length=64, phase_iterations=2)
 
 
 def options(**changes):

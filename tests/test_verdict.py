@@ -15,20 +15,9 @@ from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.diagnostics import code_figures
 from spectrovae.models import VAE, UNet
-from spectrovae.representations import LogSTFT
 from spectrovae.training import divergence, examine, verdict
 
 TOY = "toy:harmonic?size=60"
-
-
-@pytest.fixture(scope="module")
-def recordings():
-    return Recordings.open(TOY, sample_rate=8000, samples=1984)
-
-
-@pytest.fixture(scope="module")
-def representation():
-    return LogSTFT(8000, n_fft=128, hop_length=64, phase_iterations=2)
 
 
 def run(trainer, recordings, representation, epochs, learning_rate=1e-2):

@@ -166,7 +166,7 @@ def format_robustness(result: Mapping[str, Any]) -> str:
             notes = {f"{row['name']}: {row['note']}" for row in rows if row["note"]}
             meaning = course["meaning"].format("N")
             lines += [f"columns: N of {meaning} ({course['unit']}){'; ' * bool(notes)}{', '.join(sorted(notes))}", ""]
-    lines.append(f"{settings['clips']} clips, {settings['seeds']} seeds")
+    lines.append(f"{settings['clips']} clips, {settings['seeds']} seed{'s' * (settings['seeds'] != 1)}")
     return "\n".join(lines)
 
 

@@ -48,7 +48,8 @@ def page(result: Mapping[str, Any], labels: Sequence[str]) -> Report:
     models = list(dict.fromkeys(row["name"] for row in result["rows"] if row["kind"] == "model"))
     report = Report(
         f"{' and '.join(models) if len(models) < 3 else f'{len(models)} models'}, disturbed",
-        f"{settings['clips']} clips of the {settings['split']} split, {settings['seeds']} seeds: "
+        f"{settings['clips']} clips of the {settings['split']} split, "
+        f"{settings['seeds']} seed{'s' * (settings['seeds'] != 1)}: "
         f"{', '.join(course['name'] for course in settings['perturbations'])}.",
     )
     for label in labels:
