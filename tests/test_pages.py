@@ -41,7 +41,7 @@ def pages(tmp_path_factory):
     recordings = Recordings.open("toy:harmonic?size=60", sample_rate=8000, samples=SAMPLES)
     models = [codec("one"), codec(LONG, seed=1)]
     compare(models, recordings, folder / "compare", samples=2, limit=4, **QUICK)
-    robustness(models, recordings, folder / "robustness", limit=4, levels=(0, 10), seeds=1, **QUICK)
+    robustness(models, recordings, folder / "robustness", limit=4, perturbations=["uniform:0,10"], seeds=1, **QUICK)
     trials = [Trial(name, "vae", 0, functools.partial(saved, name)) for name in ("one", LONG)]
     study(trials, recordings, folder / "study", log=lambda message: None)
     latent(models[1], recordings, folder / "latent", pairs=2, points=3, log=lambda message: None)
