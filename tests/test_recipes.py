@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from tones import write_tones
 
 from spectrovae.codec import Codec
 
@@ -29,8 +30,11 @@ def test_every_recipe_runs(tmp_path, monkeypatch, capsys):
     assert "PCA-8" in run("compare.py", TOY, tmp_path / "compare", vae, unet)
     assert "gain" in run("evaluate_robustness.py", TOY, tmp_path / "robustness", vae, unet)
     assert "(1, 8000) -> (1, 8000)" in run("export.py", vae, tmp_path / "served")
+    (tmp_path / "tones").mkdir()
+    tones = write_tones(tmp_path / "tones", takes=12)
+    assert "test clips" in run("fit_judge.py", "label", tones, tmp_path / "judge", "--epochs", 1)
     recipes = {path.name for path in (ROOT / "scripts").glob("*.py")}
-    fits = {f"fit_{name}.py" for name in ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet")}
+    fits = {f"fit_{name}.py" for name in ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet", "judge")}
     assert recipes == fits | {"compare.py", "evaluate_robustness.py", "export.py"}
 
 
