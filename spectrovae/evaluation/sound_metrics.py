@@ -6,8 +6,10 @@ however many systems are measured against them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib.util
+import importlib
+import io
 import math
 import warnings
 
@@ -43,7 +45,7 @@ PHASE_INVENTED = (
 
 _POWER_FLOOR = 1e-8
 _PACKAGES = {"pesq": "pesq", "stoi": "pystoi"}
-_SPEECH = "the package {} is not installed: pip install 'spectrovae[speech]'"
+_SPEECH = "the package {} is not installed: pip install 'spectrovae[speech]', with NumPy 1 for pesq"
 
 
 class Reference:
@@ -200,7 +202,13 @@ def absent(*, phase: bool) -> dict[str, str]:
 
 @functools.cache
 def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    """Whether it can be imported: pesq 0.0.4 is compiled for NumPy 1, and fails where NumPy 2 is."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module(package)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 @tf.function(reduce_retracing=True)
