@@ -26,7 +26,7 @@ class LogSTFT(Representation):
         hop_length: samples between frames, at most half of ``n_fft``; by default a quarter.
         phase_search: of the inverse, one of ``spectrovae.dsp.phase.METHODS``. ``"pghi_fast_griffin_lim"`` with 10
             iterations is 2 dB better than the default in less time, but XLA cannot compile it.
-        phase_iterations: projections of the inverse; the default's 24 reach about -27 dB spectral convergence on
+        phase_iterations: projections of the inverse; the default's 24 reach about -26 dB spectral convergence on
             speech.
         seed: of the phase that ``"fast_griffin_lim"``, ``"griffin_lim"`` and ``"admm"`` start from.
         **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`.
