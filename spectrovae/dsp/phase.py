@@ -319,7 +319,7 @@ def _initial(magnitude, phase, seed):
 
 def _with_magnitude(spectrum, magnitude):
     power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
-    return spectrum * tf.complex(magnitude * tf.math.rsqrt(power + _TINY), 0.0)
+    return spectrum * tf.cast(magnitude * tf.math.rsqrt(power + _TINY), spectrum.dtype)
 
 
 def _reciprocal(weight):
