@@ -36,7 +36,8 @@ def test_numbered_waveforms_are_those_of_their_numbers(order, cache_bytes):
     waveforms, rows = stacked(
         recordings.waveforms("train", 16, numbered=True, **order).map(lambda *parts: parts[:2]), 2 * steps
     )
-    np.testing.assert_array_equal(waveforms, in_order[rows])
+    # Toy sounds are a matrix product, whose rounding depends on how many are made at once, on some processors.
+    np.testing.assert_allclose(waveforms, in_order[rows], rtol=0, atol=1e-6)
     plain = recordings.waveforms("train", 16, **order).take(2 * steps)
     np.testing.assert_array_equal(np.concatenate(list(plain)), waveforms)
     epochs = [int(epoch) for _, _, epoch in recordings.waveforms("train", 16, numbered=True, **order).take(2 * steps)]
