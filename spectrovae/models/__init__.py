@@ -1,7 +1,9 @@
 """Model families. Each file holds one: its presets, encoder, decoder and trainer, to be read top to bottom."""
 
 from spectrovae.models.autoencoder import Autoencoder
+from spectrovae.models.flow import Flow
 from spectrovae.models.hierarchical_vae import HierarchicalVAE
+from spectrovae.models.mixture import GaussianMixture
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 from spectrovae.models.vq_vae import VQVAE
@@ -14,4 +16,9 @@ FAMILIES = {
     "unet": UNet,
 }
 
-__all__ = ["FAMILIES", "VAE", "VQVAE", "Autoencoder", "HierarchicalVAE", "UNet"]
+PRIORS = {  # of latents, learned once encoder and decoder are
+    "mixture": GaussianMixture,
+    "flow": Flow,
+}
+
+__all__ = ["FAMILIES", "PRIORS", "VAE", "VQVAE", "Autoencoder", "Flow", "GaussianMixture", "HierarchicalVAE", "UNet"]
