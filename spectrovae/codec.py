@@ -12,8 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 import spectrovae
-from spectrovae import files, losses, representations
-from spectrovae.bundle import FORMAT_VERSION, PARTS, finish_saving, load_part, read_description, whole_file
+from spectrovae import files, generation, losses, representations
+from spectrovae.bundle import (
+    FORMAT_VERSION,
+    PARTS,
+    PRIOR,
+    finish_saving,
+    load_part,
+    load_prior,
+    read_description,
+    weights_digest,
+    whole_file,
+)
 from spectrovae.errors import InputError
 from spectrovae.models.base import posteriors_of
 
@@ -30,7 +40,9 @@ class Codec:
         representation: from waveform to features and back.
         encoder, decoder: Keras models; the decoder takes what the encoder returns.
         family: name of the model family, ``"vae"`` or ``"unet"`` or your own.
-        prior: ``"standard_normal"`` where latents can be drawn from N(0, I); None where nothing can be generated.
+        prior: ``"standard_normal"`` where latents can be drawn from N(0, I); None where they cannot.
+        learned_prior: a :class:`spectrovae.models.priors.Prior` of one segment's latent; new sounds are drawn from it.
+        learned: what ``codec.json`` says of it: kind, figures, and the digest of the encoder it was fitted to.
         info: what else to keep in ``codec.json``: training time, metrics, any JSON.
         name: for tables and file names.
     """
@@ -43,6 +55,8 @@ class Codec:
         *,
         family: str = "custom",
         prior: str | None = None,
+        learned_prior: keras.Model | None = None,
+        learned: dict | None = None,
         info: dict | None = None,
         name: str = "codec",
     ):
@@ -64,6 +78,10 @@ class Codec:
                 f"the encoder returns latents of shapes and types {_signature(encoder.outputs)}, the decoder takes "
                 f"{_signature(decoder.inputs)}"
             )
+        self.learned_prior: Any = learned_prior
+        self.learned: dict[str, Any] = {"kind": type(learned_prior).__name__} | dict(learned or {})
+        self.draw_functions: dict[Any, Any] = {}
+        generation.check_fit(self)
         waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
         length = tf.TensorSpec([], tf.int32, name="length")
         latent = self.pack(self.latent_specs([f"latent_{index}" for index in range(len(self.latent_shapes))]))
@@ -227,28 +245,38 @@ class Codec:
         shape = [None, *self.encoder.inputs[0].shape[1:]]
         return tf.function(divergence, input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
 
-    def generate(self, count: int, *, segments: int = 1, temperature: float = 1.0, seed: int = 0) -> np.ndarray:
-        """New sounds from the prior: float32 [shape=(count, segments * segment_samples, about)].
+    def generate(
+        self,
+        count: int,
+        *,
+        segments: int = 1,
+        temperature: float = 1.0,
+        seed: int = 0,
+        label: generation.Names = None,
+        speaker: generation.Names = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        prefix: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """New sounds from the learned prior, or from N(0, I).
+
+        Returns:
+            float32 [shape=(count, segments * segment_samples, about)].
 
         Args:
-            temperature: standard deviation of the draw; below 1 is more typical, less varied.
+            temperature: below 1 is more typical, less varied; 0 takes what is likeliest.
+            label, speaker: what to draw, one name or one for each sound; None leaves it open. Of a learned prior.
+            top_k, top_p: keep the likeliest codes, see :func:`spectrovae.sampling.choose`.
+            prefix: a beginning to continue, [shape=(samples,)] shorter than a segment: its whole columns of codes are
+                kept. Of codes.
 
         Raises:
-            InputError: the family has no prior to draw from.
+            InputError: no prior to draw from, or an argument out of range or of another prior.
         """
-        if self.quantiser is not None:
-            raise InputError(
-                f"{self.name} ({self.family}) cannot generate: its codes need a prior learned from real sounds, and it "
-                "has none; use a vae"
-            )
-        if self.prior != "standard_normal":
-            raise InputError(
-                f"{self.name} ({self.family}) cannot generate: its decoder needs what the encoder found in a real "
-                "sound, and no prior over that exists; use a vae"
-            )
-        random = np.random.default_rng(seed)
-        noise = [random.standard_normal((count, segments, *shape)) for shape in self.latent_shapes]
-        return self.decode([np.float32(temperature * z) for z in noise])
+        return generation.generate(
+            self, count, segments=segments, temperature=temperature, seed=seed,
+            conditions={"label": label, "speaker": speaker}, top_k=top_k, top_p=top_p, prefix=prefix,
+        )  # fmt: skip
 
     def interpolate(self, first, second, count: int) -> np.ndarray:
         """Sounds on the straight line between the latents of two waveforms, both ends included.
@@ -320,12 +348,16 @@ class Codec:
             self.representation.save(stage / "representation.keras")
             self.encoder.save(stage / "encoder.keras")
             self.decoder.save(stage / "decoder.keras")
+            if self.learned_prior is not None:
+                self.learned_prior.save(stage / f"{PRIOR}.keras")
             golden: dict[str, Any] = self.replay(golden_waveforms(self.segment_samples, self.sample_rate))
             np.savez(stage / "golden.npz", **golden)
             hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
             files.write_json(stage / "codec.json", self.description() | {"files": hashes})
             os.rename(stage, path / ".saved")
             finish_saving(path)
+            if self.learned_prior is None:
+                (path / f"{PRIOR}.keras").unlink(missing_ok=True)  # of an earlier bundle; codec.json knows it no more
 
     def description(self) -> dict:
         """What ``codec.json`` says, without the file hashes."""
@@ -352,7 +384,14 @@ class Codec:
                 "python": platform.python_version(),
             },
             "info": self.info,
-        }
+        } | self._learned_description()
+
+    def _learned_description(self) -> dict:
+        if self.learned_prior is None:
+            return {}
+        conditions = {name: list(names) for name, names in self.learned_prior.conditions.items()}
+        entry = {"encoder": weights_digest(self.encoder)} | self.learned | {"conditions": conditions}
+        return {"learned_prior": entry}
 
     def replay(self, waveform: np.ndarray) -> dict[str, Any]:
         """Waveforms with the features, latents and decoded features they give: the golden vectors of a bundle."""
@@ -363,11 +402,12 @@ class Codec:
         return {name: np.asarray(value) for name, value in found.items()}
 
     @classmethod
-    def load(cls, path: str | os.PathLike, verify: bool = False) -> "Codec":
+    def load(cls, path: str | os.PathLike, verify: bool = False, prior: bool = True) -> "Codec":
         """Read a bundle.
 
         Args:
             verify: also replay the golden vectors, see :meth:`verify`.
+            prior: also read the learned prior, where there is one.
 
         Raises:
             InputError: no bundle there, a part missing or damaged, a newer format, or golden vectors that differ.
@@ -375,8 +415,11 @@ class Codec:
         path = Path(path)
         description = read_description(path)
         models = [load_part(path, part) for part in PARTS]
+        learned_prior, learned = load_prior(path, models[1]) if prior else (None, None)
         codec = cls(
             *models,
+            learned_prior=learned_prior,
+            learned=learned,
             family=description["family"],
             prior=description["prior"],
             info=description["info"],
