@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from tones import write_tones
 
@@ -18,6 +19,8 @@ from spectrovae.errors import InputError
 from spectrovae.models.priors import Prior
 from spectrovae.representations import LogSTFT
 from spectrovae.sampling import choose
+from spectrovae.serving import export
+from spectrovae.serving.saved_model import read_export
 from spectrovae.training import fit_prior
 
 
@@ -280,3 +283,25 @@ def test_a_codec_saved_without_its_prior_leaves_none(fitted, tmp_path):
     Codec(codec.representation, codec.encoder, codec.decoder, family="vae", prior=codec.prior).save(path)
     assert not (path / "prior.keras").exists()
     assert Codec.load(path).learned_prior is None
+
+
+def test_export_draws_as_keras_does(fitted, tmp_path):
+    """The gate compares every signature in another process, through both loaders."""
+    for kind, weights in (("table", "float32"), ("mixture", "int8")):
+        folder = export(fitted[kind], tmp_path, name=kind, weights=weights)
+        assert "generate" in read_export(folder)["parity"]["python"]
+        assert read_export(folder)["learned_prior"]["conditions"]["speaker"] == ["flute", "reed"]
+        if kind == "table":
+            served = tf.saved_model.load(str(folder)).signatures["generate"]
+
+            def drawn(seed, label, served=served, temperature=1.0):
+                rows = len(seed)
+                given = {"seed": seed, "label": label, "speaker": [2] * rows}
+                tensors = {name: tf.constant(values, tf.int32) for name, values in given.items()}
+                return served(temperature=tf.fill([rows], temperature), **tensors)["waveform"].numpy()
+
+            both = drawn([7, 8], [0, 3])
+            assert both.shape == (2, Codec.load(fitted[kind]).segment_samples)
+            np.testing.assert_allclose(drawn([8], [3]), both[1:], atol=1e-5)
+            np.testing.assert_array_equal(drawn([7, 8], [0, 99]), both)  # beyond the last is none given, too
+            assert not np.array_equal(drawn([9], [3]), both[1:])
