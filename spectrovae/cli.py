@@ -18,6 +18,8 @@ from spectrovae.serving.deployment import IMAGE
 
 FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet"  # models.FAMILIES, known without importing Keras
 
+PRIORS = "pixelcnn, wavenet, mixture, flow"  # models.PRIORS, likewise
+
 PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
     "uniform, gaussian, signs, gain, tilt, band-mask, time-mask, white-noise, pink-noise, resampling, mp3, vorbis"
 )
@@ -203,6 +205,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--force", action="store_true", help="replace a judge that is there")
 
+    sub = command("fit-prior", commands.fit_prior)
+    sub.add_argument("bundle")
+    data_options(sub)
+    split_rule(sub, "--split")
+    sub.add_argument("--kind", help=f"{PRIORS}; pixelcnn by default for codes, mixture for vectors")
+    text = "of label and speaker; by default those that all training examples have"
+    sub.add_argument("--conditions", nargs="*", choices=("label", "speaker"), help=text)
+    sub.add_argument("--preset", default="small", choices=("tiny", "small", "large"))
+    sub.add_argument("--epochs", type=_positive, default=30, help="a mixture needs none")
+    sub.add_argument("--batch-size", type=_positive, default=32)
+    sub.add_argument("--learning-rate", type=float, default=1e-3)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--force", action="store_true", help="replace a prior that is there")
+
     sub = command("reconstruct", commands.reconstruct)
     sub.add_argument("bundle")
     sub.add_argument("files", nargs="+", metavar="FILE")
@@ -212,9 +228,19 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("generate", commands.generate)
     sub.add_argument("bundle")
     sub.add_argument("-n", type=_positive, default=8, help="how many sounds")
-    sub.add_argument("--temperature", type=float, default=1.0, help="standard deviation of the draw")
+    text = "below 1 more typical, less varied; 0 takes what is likeliest"
+    sub.add_argument("--temperature", type=float, default=1.0, help=text)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", required=True, help="folder for the wav files")
+    sub.add_argument("--label", help="what to draw, of FSDD the digit; of a learned prior")
+    sub.add_argument("--speaker", help="who is to say it; of a learned prior")
+    sub.add_argument("--top-k", type=int, default=0, help="of codes: draw from the K likeliest (all)")
+    sub.add_argument("--top-p", type=float, default=1.0, help="of codes: from the fewest that hold this probability")
+    sub.add_argument("--prefix", metavar="FILE", help="of codes: a beginning, shorter than a segment, to continue")
+    text = "folder of a judge (fit-judge) that says what it hears; may be given again"
+    sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
+    sub.add_argument("--data", help="recordings of the fit, to compare with: are the sounds new, are they like these?")
+    split_rule(sub, "--split-rule")
+    sub.add_argument("--out", required=True, help="folder for the wav files and the page")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
     sub = command("interpolate", commands.interpolate)
@@ -222,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("first", metavar="FILE")
     sub.add_argument("second", metavar="FILE")
     sub.add_argument("-n", type=_positive, default=7, help="how many sounds, both ends included")
-    sub.add_argument("--out", required=True, help="folder for the wav files")
+    text = "line: straight; sphere: the great circle, for latents whose prior is normal"
+    sub.add_argument("--path", default="line", choices=("line", "sphere"), help=text)
+    sub.add_argument("--out", required=True, help="folder for the wav files and the page")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
     command("verify", commands.verify).add_argument("bundle")

@@ -278,32 +278,21 @@ class Codec:
             conditions={"label": label, "speaker": speaker}, top_k=top_k, top_p=top_p, prefix=prefix,
         )  # fmt: skip
 
-    def interpolate(self, first, second, count: int) -> np.ndarray:
-        """Sounds on the straight line between the latents of two waveforms, both ends included.
-
-        Codes have no line between them: the vectors they stand for do, and each point of it takes the nearest codes.
+    def interpolate(self, first, second, count: int, path: str = "line") -> np.ndarray:
+        """Sounds between two waveforms by way of their latents, both ends included.
 
         Args:
             first, second: [shape=(samples,)]; the shorter is padded with silence.
+            path: ``"line"`` or ``"sphere"``, see :func:`spectrovae.generation.between`.
 
         Returns:
             float32 [shape=(count, samples)].
         """
         length = max(len(first), len(second))
         pair = np.stack([np.pad(np.asarray(x, np.float32), (0, length - len(x))) for x in (first, second)])
-        weight = np.linspace(0.0, 1.0, count, dtype=np.float32)
-
-        def line(z):
-            if self.quantiser is None:
-                w = weight.reshape(-1, *[1] * (z.ndim - 1))
-                return (1.0 - w) * z[:1] + w * z[1:]
-            vectors = np.asarray(self.quantiser.lookup(z))
-            w = weight.reshape(-1, *[1] * (vectors.ndim - 1))
-            between = np.array(self.quantiser.nearest((1.0 - w) * vectors[:1] + w * vectors[1:]))
-            between[-1], between[0] = z[1], z[0]  # the ends as they were, also where residual stages would differ
-            return between
-
-        return self.decode(tf.nest.map_structure(line, self.encode(pair)), length)
+        ends = self.encode(pair)
+        way = tf.nest.map_structure(lambda z: generation.between(self, z[:1], z[1:], count, path), ends)
+        return self.decode(way, length)
 
     def latent_specs(self, names) -> list[tf.TensorSpec]:
         """Specifications (batch, segments, ...) of the latent tensors, by these names."""

@@ -166,6 +166,47 @@ def latents_graph(codec: Codec, uniform, conditions, temperature, top_k=0, top_p
     return [tf.reshape(part, [-1, *shape]) for part, shape in zip(parts, codec.latent_shapes)]
 
 
+PATHS = ("line", "sphere")
+
+
+def between(codec: Codec, first: np.ndarray, second: np.ndarray, count: int, path: str = "line"):
+    """Latents from one to another, both ends included: (1, segments, ...) each -> (count, segments, ...).
+
+    Codes have no line between them: the vectors they stand for do, and each point of it takes the nearest codes.
+
+    Args:
+        path: ``"line"`` (straight), or ``"sphere"``: for each segment the great circle between the two directions,
+            the length changing evenly (White, "Sampling generative networks", 2016). Noise of many dimensions lies near
+            a sphere, and a straight line cuts through its middle, where the prior has nothing.
+    """
+    if path not in PATHS:
+        raise InputError(f"path must be one of {', '.join(PATHS)}, received {path!r}")
+    weight = np.linspace(0.0, 1.0, count, dtype=np.float32)
+    quantiser = codec.quantiser
+    ends = [z if quantiser is None else np.asarray(quantiser.lookup(z)) for z in (first, second)]
+    w = weight.reshape(-1, *[1] * (ends[0].ndim - 1))
+    found = (1.0 - w) * ends[0] + w * ends[1] if path == "line" else _sphere(*ends, w)
+    if quantiser is None:
+        return found
+    codes = np.array(quantiser.nearest(found))
+    codes[-1], codes[0] = second[0], first[0]  # the ends as they were, also where residual stages would differ
+    return codes
+
+
+def _sphere(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    axes = tuple(range(2, first.ndim))
+    lengths = [np.maximum(np.sqrt(np.sum(np.square(z), axis=axes, keepdims=True)), 1e-12) for z in (first, second)]
+    units = [z / length for z, length in zip((first, second), lengths)]
+    angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=axes, keepdims=True), -1.0, 1.0))
+    sine = np.sin(angle)
+    narrow = sine < 1e-4  # the same direction, or opposite ones, between which no circle is the nearest
+    sine = np.where(narrow, 1.0, sine)
+    round_ = (np.sin((1.0 - weight) * angle) * units[0] + np.sin(weight * angle) * units[1]) / sine
+    straight = (1.0 - weight) * units[0] + weight * units[1]
+    length = (1.0 - weight) * lengths[0] + weight * lengths[1]
+    return np.float32(length * np.where(narrow, straight, round_))
+
+
 def _draw_function(codec: Codec, top_k: int, top_p: float, continued: bool):
     """The draw as a graph, made once for each way of drawing."""
     key = (top_k, top_p, continued)

@@ -30,10 +30,20 @@ def open_recordings(options):
     )  # fmt: skip
 
 
-def open_codec(path: str):
+def open_codec(path: str, prior: bool = True):
     from spectrovae.codec import Codec
 
-    return Codec.load(path)
+    return Codec.load(path, prior=prior)
+
+
+def recordings_of(options, codec):
+    """The recordings that the options name, at a codec's rate, a segment each."""
+    from spectrovae.data import Recordings
+
+    return Recordings.open(
+        options.data, sample_rate=codec.sample_rate, samples=codec.segment_samples, split=options.split_rule,
+        progress=counter("scanned"),
+    )  # fmt: skip
 
 
 def open_codecs_and_recordings(options) -> tuple[list, Any]:

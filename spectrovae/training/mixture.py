@@ -30,8 +30,8 @@ def fit_mixture(
     """The mixture of lowest negative log-likelihood on ``held``, among several sizes and covariances.
 
     Where there are conditions, components are fitted to the examples of each combination of classes, so that a
-    condition chooses among them; otherwise to all examples together. A few examples do not determine a covariance of many
-    dimensions: each component's is mixed with what all have in common.
+    condition chooses among them; otherwise to all examples together. A few examples do not determine a covariance of
+    many dimensions: each component's is mixed with what all have in common.
 
     Args:
         latents, held: [shape=(examples, *latent_shape)].

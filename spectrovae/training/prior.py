@@ -180,8 +180,8 @@ def figures_text(learned: dict[str, Any]) -> str:
 def _checked_kind(codec: Codec, kind: str | None) -> str:
     if codec.prior == "standard_normal" and len(codec.latent_shapes) > 1:
         raise InputError(
-            f"{codec.name} ({codec.family}) is a hierarchy: its groups are drawn by priors of its own, which it learned "
-            "with its decoder; spectrovae generate draws from them"
+            f"{codec.name} ({codec.family}) is a hierarchy: its groups are drawn by priors of its own, which it "
+            "learned with its decoder; spectrovae generate draws from them"
         )
     if len(codec.latent_shapes) > 1:
         raise InputError(
@@ -254,7 +254,10 @@ def _train(prior: Prior, train, held, epochs: int, batch_size: int, learning_rat
 
     said = keras.callbacks.LambdaCallback(on_epoch_end=say)
     validation = batches(held, False)
-    prior.fit(batches(train, True), epochs=epochs, validation_data=validation, callbacks=[best, said], verbose=0)
+    prior.fit(
+        batches(train, True), epochs=epochs, validation_data=validation, callbacks=[best, said], verbose=0,
+        shuffle=False,  # the data set has shuffled
+    )  # fmt: skip
     if best.best_weights is None or not math.isfinite(best.best):
         raise InputError("the prior's loss is not finite; lower the learning rate")
     prior.set_weights(best.best_weights)  # Keras restores them only where it stopped early, or not, by its version
