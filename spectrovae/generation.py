@@ -185,7 +185,7 @@ def between(codec: Codec, first: np.ndarray, second: np.ndarray, count: int, pat
     quantiser = codec.quantiser
     ends = [z if quantiser is None else np.asarray(quantiser.lookup(z)) for z in (first, second)]
     w = weight.reshape(-1, *[1] * (ends[0].ndim - 1))
-    found = (1.0 - w) * ends[0] + w * ends[1] if path == "line" else _sphere(*ends, w)
+    found = (1.0 - w) * ends[0] + w * ends[1] if path == "line" else _sphere(ends[0], ends[1], w)
     if quantiser is None:
         return found
     codes = np.array(quantiser.nearest(found))
@@ -204,7 +204,7 @@ def _sphere(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.nda
     round_ = (np.sin((1.0 - weight) * angle) * units[0] + np.sin(weight * angle) * units[1]) / sine
     straight = (1.0 - weight) * units[0] + weight * units[1]
     length = (1.0 - weight) * lengths[0] + weight * lengths[1]
-    return np.float32(length * np.where(narrow, straight, round_))
+    return (length * np.where(narrow, straight, round_)).astype(np.float32)
 
 
 def _draw_function(codec: Codec, top_k: int, top_p: float, continued: bool):

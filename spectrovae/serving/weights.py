@@ -18,8 +18,8 @@ class StoredWeights:
     """The weights of a codec as an export keeps them, and how its graph reads them.
 
     Kernels, embeddings and codebooks (two dimensions and more) of encoder, decoder and prior are reduced and become
-    float32 again in the graph, where computing stays as it was. Vectors, such as biases, and the representation are few and
-    stay float32. ``"int8"`` rounds to 127 steps on each side of zero, with a scale for each index of the last axis
+    float32 again in the graph, where computing stays as it was. Vectors, such as biases, and the representation are few
+    and stay float32. ``"int8"`` rounds to 127 steps on each side of zero, with a scale for each index of the last axis
     (weight-only quantisation after training). The codec itself is left as it is.
 
     Args:

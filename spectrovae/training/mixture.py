@@ -10,7 +10,7 @@ from spectrovae.errors import InputError
 from spectrovae.models import GaussianMixture
 from spectrovae.models.mixture import PRESETS
 
-SHARES = (1.0, 0.9, 0.7, 0.4, 0.1, 0.0)  # of the components' common covariance in each one's own
+SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1, 0.0)  # of the components' common covariance in each one's own
 RIDGE = 1e-3  # added to each variance, as a share of the mean variance
 
 Classes = Mapping[str, np.ndarray]
