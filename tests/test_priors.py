@@ -82,6 +82,19 @@ def test_a_flow_starts_at_the_gaussian_of_the_data():
     np.testing.assert_allclose(flow.nll(x, nothing_given(flow, len(x))), -gaussian.logpdf(x), rtol=1e-3, atol=1e-3)
 
 
+def test_a_flow_starts_at_the_gaussians_of_the_classes():
+    x = vectors(600)
+    label = (x[:, 0] > 2.0).astype(np.int32)
+    flow = Flow((SIZE,), preset="tiny", conditions={"label": ("a", "b")})
+    flow.initialise(x, {"label": label})
+    noise, _ = flow.forward(x, {"label": label})
+    for place in (0, 1):
+        own = np.asarray(noise)[label == place]
+        np.testing.assert_allclose(own.mean(axis=0), 0.0, atol=1e-3)
+        np.testing.assert_allclose(own.std(axis=0), 1.0, atol=0.3)
+    assert np.mean(flow.nll(x, {"label": label})) < np.mean(flow.nll(x, nothing_given(flow, len(x)))) - 0.5
+
+
 @pytest.mark.parametrize("conditions", [{}, CONDITIONS])
 def test_a_flow_is_undone_exactly(conditions):
     flow, x = stirred_flow(conditions=conditions), vectors(50)

@@ -95,7 +95,7 @@ def fit_prior(
     else:
         prior = models.PRIORS[kind](shape, size, **options)
         if hasattr(prior, "initialise"):
-            prior.initialise(data["train"][0])
+            prior.initialise(*data["train"])
         epoch = _train(prior, data["train"], data["validation"], epochs, batch_size, learning_rate, seed)
     figures = code_figures(prior, data) if prior.codes else vector_figures(prior, data)
     learned = {
