@@ -24,7 +24,8 @@ def dense(inputs: int, units: int, **options) -> keras.layers.Dense:
 
 def embedding(entries: int, width: int) -> keras.layers.Embedding:
     """A table of vectors, with its weights."""
-    layer = keras.layers.Embedding(entries, width, embeddings_initializer=keras.initializers.RandomNormal(stddev=width**-0.5))
+    spread = keras.initializers.RandomNormal(stddev=width**-0.5)
+    layer = keras.layers.Embedding(entries, width, embeddings_initializer=spread)
     layer.build()
     return layer
 
@@ -56,18 +57,21 @@ class CodePrior(Prior):
             the kind takes it.
         classes: number of codes, two at least.
         width: of the embeddings of codes and conditions.
+        dropout: of what a layer adds, in training.
     """
 
     codes = True
-    ranks = (2, 3)
+    ranks: tuple[int, ...] = (2, 3)
 
-    def __init__(self, latent_shape, classes: int, *, width: int, **kwargs):
+    def __init__(self, latent_shape, classes: int, *, width: int, dropout: float, **kwargs):
         super().__init__(latent_shape, classes, **kwargs)
+        if not 0.0 <= dropout < 1.0:
+            raise InputError(f"dropout must be at least 0 and less than 1, received {dropout}")
         if len(self.latent_shape) not in self.ranks:
             raise InputError(
                 f"latent_shape must have {' or '.join(map(str, self.ranks))} axes, received {self.latent_shape}"
             )
-        self.width = width
+        self.width, self.dropout = width, dropout
         height, frames, stages = (*self.latent_shape, 1)[:3] if len(self.latent_shape) > 1 else (1, self.size, 1)
         self.frames, self.bins, self.stages = frames, height, stages
         self.code_vectors = embedding(stages * self.classes, width)

@@ -1,7 +1,7 @@
 """Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) over maps of codes, optionally with attention.
 
 Rows are frames and columns bins, so that the causal order is time-major. A vertical stack sees the frames before, a
-horizontal one the lower bins of the same frame; it takes up the vertical one in every layer, which leaves no blind spot.
+horizontal one the lower bins of the same frame; it takes the vertical one up in every layer, so there is no blind spot.
 Inputs are shifted by one frame and one bin; after that padding on one side makes a convolution causal, and no kernel is
 masked.
 """
@@ -17,7 +17,7 @@ from spectrovae.models.autoregressive import CodePrior, check_preset, dense, emb
 # horizontal one (its own and lower). ``small`` sees the whole of a map of 16 x 8.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 16, "features": 32, "layers": 2, "kernel": (2, 3), "reach": 2},
-    "small": {"width": 64, "features": 128, "layers": 7, "kernel": (2, 5), "reach": 3},
+    "small": {"width": 64, "features": 128, "layers": 8, "kernel": (2, 5), "reach": 3},
     "base": {"width": 128, "features": 256, "layers": 12, "kernel": (2, 5), "reach": 3},
 }
 
@@ -138,9 +138,9 @@ class CausalAttention(keras.layers.Layer):
 class PixelCNN(CodePrior):
     """Codes of a map, each from all before it: earlier frames, lower bins of its frame, earlier stages of its place.
 
-    Learned vectors tell the frames and bins apart, as maps have a fixed size. The vertical stack has residual paths too,
-    unlike the paper's. The codes of a place with several stages enter as the sum of their vectors, as residual quantisers
-    add them up.
+    Learned vectors tell the frames and bins apart, as maps have a fixed size. The vertical stack has residual paths
+    too, unlike the paper's. The codes of a place with several stages enter as the sum of their vectors, as residual
+    quantisers add them up.
 
     Args:
         latent_shape: (height, width) or (height, width, stages), time along the width.
@@ -164,8 +164,8 @@ class PixelCNN(CodePrior):
     ):
         shape = check_preset(preset, PRESETS)
         width, features = shape["width"], shape["features"]
-        super().__init__(latent_shape, classes, width=width, seed=seed, **kwargs)
-        self.preset, self.dropout = preset, dropout
+        super().__init__(latent_shape, classes, width=width, dropout=dropout, seed=seed, **kwargs)
+        self.preset = preset
         self.places = self.frames * self.bins
         self.frame_vectors, self.bin_vectors = embedding(self.frames, width), embedding(self.bins, width)
         self.gates = [
@@ -174,8 +174,8 @@ class PixelCNN(CodePrior):
             )
             for index in range(shape["layers"])
         ]
-        self.attention = CausalAttention(width, max(1, width // 32)) if attention else None
-        self.stage_vectors = embedding((self.stages - 1) * self.classes, features) if self.stages > 1 else None
+        self.attention: Any = CausalAttention(width, max(1, width // 32)) if attention else None
+        self.stage_vectors: Any = embedding((self.stages - 1) * self.classes, features) if self.stages > 1 else None
         self.hidden = [dense(features, features, activation="relu") for _ in range(self.stages)]
         self.heads = [dense(features, self.classes) for _ in range(self.stages)]
 

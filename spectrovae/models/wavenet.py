@@ -87,7 +87,7 @@ class WaveNet(CodePrior):
         conditions, condition_dropout, seed: see :class:`spectrovae.models.priors.Prior`.
     """
 
-    ranks = (1, 2, 3)
+    ranks: tuple[int, ...] = (1, 2, 3)
 
     def __init__(
         self,
@@ -103,16 +103,16 @@ class WaveNet(CodePrior):
     ):
         shape = check_preset(preset, PRESETS)
         width, skip = shape["width"], shape["skip"]
-        super().__init__(latent_shape, classes, width=width, seed=seed, **kwargs)
-        self.preset, self.kernel, self.dropout = preset, kernel, dropout
+        super().__init__(latent_shape, classes, width=width, dropout=dropout, seed=seed, **kwargs)
+        self.preset, self.kernel = preset, kernel
         self.dilations = tuple(shape["dilations"] if dilations is None else map(int, dilations))
         if kernel not in (2, 3):
             raise InputError(f"kernel must be 2 or 3, received {kernel}")
         if not self.dilations or min(self.dilations) < 1:
             raise InputError(f"dilations must be one or more positive numbers, received {dilations}")
         is_map = len(self.latent_shape) > 1
-        self.frame_vectors = embedding(self.frames, width) if is_map else None
-        self.place_vectors = embedding(self.bins * self.stages, width) if is_map else None
+        self.frame_vectors: Any = embedding(self.frames, width) if is_map else None
+        self.place_vectors: Any = embedding(self.bins * self.stages, width) if is_map else None
         self.gates = [
             DilatedGate(width, skip, kernel, dilation, dropout, bool(self.conditions), name=f"gate_{index}")
             for index, dilation in enumerate(self.dilations)
@@ -130,7 +130,7 @@ class WaveNet(CodePrior):
         x = shift(self.code_vectors(codes + stages * self.classes), 1, axis=1)
         if self.frame_vectors is not None:
             x = x + self._position(ops.arange(self.size, dtype="int32"))
-        total = 0.0
+        total: Any = 0.0
         for gate in self.gates:
             x, skip = gate(x, context, training=training)
             total = total + skip
