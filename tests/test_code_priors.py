@@ -288,6 +288,16 @@ def test_training_beats_the_entropy_of_single_codes(make, shape):
     assert np.mean(drawn[:, 0] % 2 == 0) > 0.8
 
 
+@every_variant
+@every_map
+def test_every_weight_is_trained(make, shape):
+    prior = make(shape, 5, conditions=CONDITIONS)
+    with tf.GradientTape() as tape:
+        loss = ops.sum(prior({"latent": codes_of(shape), **classes_of()}, training=True))
+    weights = [weight.value for weight in prior.trainable_variables]
+    assert all(gradient is not None for gradient in tape.gradient(loss, weights))
+
+
 @pytest.mark.parametrize("name", ["pixelcnn", "wavenet"])
 def test_saved_and_loaded_in_a_fresh_process(name, tmp_path, fresh_process):
     options = {"attention": True} if name == "pixelcnn" else {"kernel": 3, "dilations": (1, 3)}

@@ -30,9 +30,12 @@ class GatedLayer(keras.layers.Layer):
         features: of what goes to the output.
         kernel, reach: see ``PRESETS``.
         conditioned: whether a context is given.
+        last: whether nothing follows but the output, so that residual paths would be of no use.
     """
 
-    def __init__(self, width: int, features: int, kernel, reach: int, dropout: float, conditioned: bool, **kwargs):
+    def __init__(
+        self, width: int, features: int, kernel, reach: int, dropout: float, conditioned: bool, last: bool, **kwargs
+    ):
         super().__init__(**kwargs)
         self.frames, self.bins = kernel
         self.reach = reach
@@ -42,8 +45,7 @@ class GatedLayer(keras.layers.Layer):
         self.beside = dense(reach * width, 2 * width)
         self.conditions = [dense(width, 2 * width, use_bias=False) for _ in range(2)] if conditioned else []
         self.dropout = keras.layers.Dropout(dropout)
-        self.vertical_residual = dense(width, width)
-        self.residual = dense(width, width)
+        self.residuals = [] if last else [dense(width, width) for _ in range(2)]
         self.skip = dense(width, features)
 
     def build(self, input_shape=None):
@@ -59,14 +61,15 @@ class GatedLayer(keras.layers.Layer):
         y = self.above(ops.pad(rows, [(0, 0), (0, 0), (side, side), (0, 0)]))
         link = self.link(y)
         y = y if context is None else y + context[:, None, None]
-        return rows[:, self.frames - 1 :] + self.vertical_residual(gated(y)), link
+        v = rows[:, self.frames - 1 :]
+        return v + self.residuals[0](gated(y)) if self.residuals else v, link
 
     def horizontal(self, taps, link, context, training=False):
         """The last ``reach`` positions, lowest first, and links -> (..., width) and skips (..., features)."""
         y = self.beside(ops.concatenate(taps, axis=-1)) + link
         y = y if context is None else y + context
         y = self.dropout(gated(y), training=training)
-        return taps[-1] + self.residual(y), self.skip(y)
+        return taps[-1] + self.residuals[1](y) if self.residuals else taps[-1], self.skip(y)
 
     def call(self, v, h, context=None, training=False):
         """Both stacks of whole maps (batch, frames, bins, width), and their skips."""
@@ -168,12 +171,9 @@ class PixelCNN(CodePrior):
         self.preset = preset
         self.places = self.frames * self.bins
         self.frame_vectors, self.bin_vectors = embedding(self.frames, width), embedding(self.bins, width)
-        self.gates = [
-            GatedLayer(
-                width, features, shape["kernel"], shape["reach"], dropout, bool(self.conditions), name=f"gate_{index}"
-            )
-            for index in range(shape["layers"])
-        ]
+        given, count = bool(self.conditions), shape["layers"]
+        stacks = (width, features, shape["kernel"], shape["reach"], dropout, given)
+        self.gates = [GatedLayer(*stacks, index == count - 1, name=f"gate_{index}") for index in range(count)]
         self.attention: Any = CausalAttention(width, max(1, width // 32)) if attention else None
         self.stage_vectors: Any = embedding((self.stages - 1) * self.classes, features) if self.stages > 1 else None
         self.hidden = [dense(features, features, activation="relu") for _ in range(self.stages)]

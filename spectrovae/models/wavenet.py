@@ -28,15 +28,18 @@ class DilatedGate(keras.layers.Layer):
         width: of what comes and goes.
         skip: of what goes to the output.
         conditioned: whether a context is given, (..., width).
+        last: whether nothing follows but the output, so that a residual path would be of no use.
     """
 
-    def __init__(self, width: int, skip: int, kernel: int, dilation: int, dropout: float, conditioned: bool, **kwargs):
+    def __init__(
+        self, width: int, skip: int, kernel: int, dilation: int, dropout: float, conditioned: bool, last: bool, **kwargs
+    ):
         super().__init__(**kwargs)
         self.width, self.kernel, self.dilation = width, kernel, dilation
         self.taps = dense(kernel * width, 2 * width)
         self.condition = dense(width, 2 * width, use_bias=False) if conditioned else None
         self.dropout = keras.layers.Dropout(dropout)
-        self.residual = dense(width, width)
+        self.residual: Any = None if last else dense(width, width)
         self.skip = dense(width, skip)
 
     def build(self, input_shape=None):
@@ -67,7 +70,7 @@ class DilatedGate(keras.layers.Layer):
         if self.condition is not None:
             y = y + self.condition(context)
         y = self.dropout(gated(y), training=training)
-        return taps[-1] + self.residual(y), self.skip(y)
+        return taps[-1] if self.residual is None else taps[-1] + self.residual(y), self.skip(y)
 
 
 @keras.saving.register_keras_serializable("spectrovae")
@@ -113,8 +116,10 @@ class WaveNet(CodePrior):
         is_map = len(self.latent_shape) > 1
         self.frame_vectors: Any = embedding(self.frames, width) if is_map else None
         self.place_vectors: Any = embedding(self.bins * self.stages, width) if is_map else None
+        last = len(self.dilations) - 1
+        given = bool(self.conditions)
         self.gates = [
-            DilatedGate(width, skip, kernel, dilation, dropout, bool(self.conditions), name=f"gate_{index}")
+            DilatedGate(width, skip, kernel, dilation, dropout, given, index == last, name=f"gate_{index}")
             for index, dilation in enumerate(self.dilations)
         ]
         self.hidden = [dense(skip, skip, activation="relu") for _ in range(self.stages)]
