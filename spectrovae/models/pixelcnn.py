@@ -43,7 +43,8 @@ class GatedLayer(keras.layers.Layer):
         self.above.build((None, None, None, width))
         self.link = dense(2 * width, 2 * width, use_bias=False)
         self.beside = dense(reach * width, 2 * width)
-        self.conditions = [dense(width, 2 * width, use_bias=False) for _ in range(2)] if conditioned else []
+        gates = (1 if last else 2) if conditioned else 0
+        self.conditions = [dense(width, 2 * width, use_bias=False) for _ in range(gates)]
         self.dropout = keras.layers.Dropout(dropout)
         self.residuals = [] if last else [dense(width, width) for _ in range(2)]
         self.skip = dense(width, features)
@@ -52,8 +53,9 @@ class GatedLayer(keras.layers.Layer):
         self.built = True
 
     def contexts(self, context):
-        """The condition's part in the vertical and in the horizontal gate, (batch, 2 width) each."""
-        return tuple(condition(context) for condition in self.conditions) if self.conditions else (None, None)
+        """The condition's part in the vertical and in the horizontal gate, (batch, 2 width) each, or None."""
+        found = [condition(context) for condition in self.conditions]
+        return (*(None for _ in range(2 - len(found))), *found)
 
     def vertical(self, rows, context):
         """(batch, frames - 1 + n, bins, width) -> n rows, (batch, n, bins, width), and their links (..., 2 width)."""
