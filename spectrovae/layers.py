@@ -1,5 +1,7 @@
 """Layers that Keras lacks, in ``keras.ops`` alone. Importing this registers all that a saved part may hold."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -210,3 +212,20 @@ def _interpolation(size: int, log_scale, shift):
     index = ops.arange(size, dtype="float32")
     place = ops.clip(index * ops.exp(log_scale) + shift, 0.0, size - 1.0)
     return ops.relu(1.0 - ops.abs(place[:, None, :] - index[None, :, None]))
+
+
+def mu_law(waveform, classes: int = 256):
+    """Codes, int32 0 to ``classes`` - 1, of a waveform in [-1, 1], companded by the mu-law with mu = classes - 1.
+
+    ITU-T G.711's law with even steps, as WaveNet takes it (van den Oord et al., 2016, arXiv 1609.03499); what lies
+    outside [-1, 1] is clipped. The middle of an odd number of classes is silence; of an even number two lie beside it.
+    """
+    x = ops.clip(ops.cast(waveform, "float32"), -1.0, 1.0)
+    y = ops.sign(x) * ops.log1p((classes - 1) * ops.abs(x)) / math.log(classes)
+    return ops.cast(ops.floor(0.5 * (y + 1.0) * (classes - 1) + 0.5), "int32")
+
+
+def inverse_mu_law(codes, classes: int = 256):
+    """Waveform in [-1, 1] of the codes of :func:`mu_law`, float32 of the same shape."""
+    y = 2.0 * ops.cast(codes, "float32") / (classes - 1) - 1.0
+    return ops.sign(y) * ops.expm1(math.log(classes) * ops.abs(y)) / (classes - 1)
