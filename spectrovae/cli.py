@@ -134,6 +134,14 @@ def _parser() -> argparse.ArgumentParser:
         codes.add_argument("--restart", type=float, help="share of the average use below which a code starts anew")
         codes.add_argument("--kmeans-steps", type=int, help="iterations that place the codebook at first")
         codes.add_argument("--levels", type=_whole, help="scalar: of each dimension, as 8,6,5")
+        codes.add_argument("--code-map", type=_whole, metavar="ROWS,COLUMNS", help="of an example; 1,16 is a row in time")
+        voices = sub.add_argument_group("speakers of the vae and the vq-vae")
+        text = "tell the decoder who speaks, to convert one voice into another"
+        voices.add_argument("--speakers", action="store_true", default=None, help=text)
+        text = "how often, in training, it is not told (0.1)"
+        voices.add_argument("--speaker-dropout", type=float, metavar="P", help=text)
+        text = "weight of the gradient that hides the speaker from the latent; 0 for none"
+        voices.add_argument("--speaker-adversary", type=float, metavar="WEIGHT", help=text)
         sub.add_argument(
             "--corrupt", metavar="NAME[:SEVERITY]", help=f"train on inputs corrupted so, to undo it: {PERTURBATIONS}"
         )

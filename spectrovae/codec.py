@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import spectrovae
-from spectrovae import files, generation, losses, representations
+from spectrovae import conversion, files, generation, losses, representations
 from spectrovae.bundle import (
     FORMAT_VERSION,
     PARTS,
@@ -38,7 +38,7 @@ class Codec:
 
     Args:
         representation: from waveform to features and back.
-        encoder, decoder: Keras models; the decoder takes what the encoder returns.
+        encoder, decoder: Keras models; the decoder takes what the encoder returns, and perhaps the ``speaker`` too.
         family: name of the model family, ``"vae"`` or ``"unet"`` or your own.
         prior: ``"standard_normal"`` where latents can be drawn from N(0, I); None where they cannot.
         learned_prior: a :class:`spectrovae.models.priors.Prior` of one segment's latent; new sounds are drawn from it.
@@ -60,7 +60,9 @@ class Codec:
         info: dict | None = None,
         name: str = "codec",
     ):
-        self.representation, self.encoder, self.decoder = representation, encoder, decoder
+        self.representation, self.encoder = representation, encoder
+        self.decoder, self.conditioned = conversion.split(decoder)  # the first is told of no speaker
+        decoder = self.decoder
         self.family, self.prior, self.name = family, prior, name
         self.info: dict[str, Any] = dict(info or {})
         self.sample_rate = representation.sample_rate
@@ -88,6 +90,11 @@ class Codec:
         self._encode = tf.function(self.encode_graph, input_signature=[waveform], autograph=False)
         self._decode = tf.function(self.decode_graph, input_signature=[latent, length], autograph=False)
         self._reconstruct = tf.function(self.reconstruct_graph, input_signature=[waveform], autograph=False)
+        speaker = tf.TensorSpec([None], tf.int32, name="speaker")
+        self._decode_as = tf.function(self.decode_graph, input_signature=[latent, length, speaker], autograph=False)
+        self.convert_function = tf.function(
+            self.reconstruct_graph, input_signature=[waveform, speaker], autograph=False
+        )
         features = tf.TensorSpec([None, bins, None, channels], tf.float32, name="features")
         self._reconstruct_features = tf.function(
             self.reconstruct_features_graph, input_signature=[features], autograph=False
@@ -103,6 +110,11 @@ class Codec:
         """The layer that made the codes, :class:`spectrovae.quantisers.Quantiser`; None where latents are not codes."""
         return next((layer for layer in self.encoder.layers if layer.name == "quantiser"), None)
 
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Names of those in whose voices the decoder can speak; empty where it is told of none."""
+        return () if self.conditioned is None else conversion.conditioning.names_of(self.conditioned)
+
     # The path in the graph: what Python, the SavedModel and the reports all run.
 
     def features_graph(self, waveform):
@@ -113,17 +125,21 @@ class Codec:
         """(batch, samples) -> latent (batch, segments, ...), a tensor or a list."""
         return self._encode_features(self.features_graph(waveform))
 
-    def decode_graph(self, latent, length):
-        """Latent (batch, segments, ...) -> (batch, length); a negative length means all that the segments span."""
-        return self.representation.inverse(self._decode_features(latent), self._length(latent, length))
+    def decode_graph(self, latent, length, speaker=None):
+        """Latent (batch, segments, ...) -> (batch, length); a negative length means all that the segments span.
 
-    def reconstruct_graph(self, waveform):
+        Args:
+            speaker: int32 (batch,), places among ``speakers``; None for nobody.
+        """
+        return self.representation.inverse(self._decode_features(latent, speaker), self._length(latent, length))
+
+    def reconstruct_graph(self, waveform, speaker=None):
         """(batch, samples) -> (batch, samples), keeping the statistics that per-example scaling would lose."""
         features = self.features_graph(waveform)
         statistics = None
         if self.representation.normalisation == "per_example":
             statistics = self.representation.statistics(self.representation.decibels(self._whole_segments(waveform)))
-        decoded = self._decode_features(self._encode_features(features))
+        decoded = self._decode_features(self._encode_features(features), speaker)
         return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
 
     def reconstruct_features_graph(self, features):
@@ -152,10 +168,10 @@ class Codec:
         parts = zip(tf.nest.flatten(self.encoder(cut)), self.latent_types)
         return self.pack([tf.cast(tf.reshape(z, [shape[0], segments, *z.shape[1:]]), kind) for z, kind in parts])
 
-    def _decode_features(self, latent):
+    def _decode_features(self, latent, speaker=None):
         batch, segments = tf.unstack(tf.shape(tf.nest.flatten(latent)[0])[:2])
         flat = tf.nest.map_structure(lambda z: tf.reshape(z, [-1, *z.shape[2:]]), latent)
-        features = tf.cast(self.decoder(flat), tf.float32)
+        features = tf.cast(conversion.decoded(self, flat, speaker), tf.float32)
         _, bins, frames, channels = features.shape
         features = tf.transpose(tf.reshape(features, [batch, segments, bins, frames, channels]), [0, 2, 1, 3, 4])
         return tf.reshape(features, [batch, bins, segments * frames, channels])
@@ -176,9 +192,17 @@ class Codec:
         Raises:
             InputError: wrong sample rate, shape or type.
         """
-        return tf.nest.map_structure(np.asarray, self._encode(self._checked(waveform, sample_rate)))
+        return tf.nest.map_structure(np.asarray, self._encode(self.checked(waveform, sample_rate)))
 
-    def decode(self, latent, length: int | None = None, *, fill: str = "mean", seed: int = 0) -> np.ndarray:
+    def decode(
+        self,
+        latent,
+        length: int | None = None,
+        *,
+        fill: str = "mean",
+        seed: int = 0,
+        speaker: conversion.Speaker | None = None,
+    ) -> np.ndarray:
         """Waveforms of latents: float32 [shape=(batch, length)], by default all that the segments span.
 
         Args:
@@ -186,9 +210,10 @@ class Codec:
             fill: what the groups left out become: ``"mean"``, their prior's mean given those above, or ``"draw"``, a
                 draw from that prior.
             seed: of the draw.
+            speaker: whose voice, one name of ``speakers`` or one for each sound; None leaves it open.
 
         Raises:
-            InputError: another shape, type or number of latents.
+            InputError: another shape, type or number of latents; an unknown speaker.
         """
         parts = [np.asarray(z) for z in (latent if isinstance(latent, list | tuple) else [latent])]
         parts += self._filling(parts, fill, seed)
@@ -206,7 +231,10 @@ class Codec:
                 if low < 0 or high >= size:
                     raise InputError(f"{self.name} has codes from 0 to {size - 1}, received {low} to {high}")
         packed = self.pack([tf.cast(z, kind) for z, kind in zip(parts, self.latent_types)])
-        return self._decode(packed, -1 if length is None else length).numpy()
+        length = -1 if length is None else length
+        if speaker is None:
+            return self._decode(packed, length).numpy()
+        return self._decode_as(packed, length, conversion.places(self, speaker, len(parts[0]))).numpy()
 
     def _filling(self, parts: list, fill: str, seed: int) -> list:
         """Latents for the groups below ``parts``, where each has a prior N(0, I) given those above."""
@@ -221,7 +249,19 @@ class Codec:
 
     def reconstruct(self, waveform, sample_rate: int | None = None) -> np.ndarray:
         """Waveforms through encoder and decoder, same shape."""
-        return self._reconstruct(self._checked(waveform, sample_rate)).numpy()
+        return self._reconstruct(self.checked(waveform, sample_rate)).numpy()
+
+    def convert(self, waveform, speaker: conversion.Speaker, sample_rate: int | None = None) -> np.ndarray:
+        """Waveforms [shape=(batch, samples)] in another voice, same shape.
+
+        Args:
+            speaker: one name of ``speakers``, or one for each sound.
+            sample_rate: of the waveform in Hz; give it to have it checked.
+
+        Raises:
+            InputError: an unknown speaker, a codec without speakers, wrong sample rate, shape or type.
+        """
+        return conversion.convert(self, waveform, speaker, sample_rate)
 
     def reconstruct_features(self, features) -> np.ndarray:
         """Features (batch, bins, frames, channels) of any number of frames through encoder and decoder, same shape."""
@@ -305,7 +345,8 @@ class Codec:
         """A list of latent tensors as the encoder returns it: the tensor alone, or the list."""
         return parts if isinstance(self.encoder.output, list | tuple) else parts[0]
 
-    def _checked(self, waveform, sample_rate):
+    def checked(self, waveform, sample_rate):
+        """A waveform as float32 (batch, samples); InputError where it is not one of this codec."""
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise InputError(
                 f"{self.name} works at {self.sample_rate} Hz, received {sample_rate} Hz; resample first "
@@ -336,7 +377,7 @@ class Codec:
             stage.mkdir()
             self.representation.save(stage / "representation.keras")
             self.encoder.save(stage / "encoder.keras")
-            self.decoder.save(stage / "decoder.keras")
+            (self.conditioned or self.decoder).save(stage / "decoder.keras")
             if self.learned_prior is not None:
                 self.learned_prior.save(stage / f"{PRIOR}.keras")
             golden: dict[str, Any] = self.replay(golden_waveforms(self.segment_samples, self.sample_rate))
@@ -372,7 +413,7 @@ class Codec:
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
-            "info": self.info,
+            "info": self.info | ({"speakers": list(self.speakers)} if self.speakers else {}),
         } | self._learned_description()
 
     def _learned_description(self) -> dict:

@@ -17,7 +17,8 @@ MODEL_OPTIONS = (
     "likelihood", "sigma", "alpha", "beta", "warmup", "warmup_epochs", "free_bits", "groups", "balancing",
     "skips", "skip_noise",
     "quantiser", "codebook_size", "code_dim", "stages", "normalise", "gradient", "commitment", "commitment_weight",
-    "diversity_weight", "restart", "kmeans_steps", "levels",
+    "diversity_weight", "restart", "kmeans_steps", "levels", "code_map",
+    "speakers", "speaker_dropout", "speaker_adversary",
 )  # fmt: skip
 
 
