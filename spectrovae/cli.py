@@ -134,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
         codes.add_argument("--restart", type=float, help="share of the average use below which a code starts anew")
         codes.add_argument("--kmeans-steps", type=int, help="iterations that place the codebook at first")
         codes.add_argument("--levels", type=_whole, help="scalar: of each dimension, as 8,6,5")
-        codes.add_argument("--code-map", type=_whole, metavar="ROWS,COLUMNS", help="of an example; 1,16 is a row in time")
+        codes.add_argument(
+            "--code-map", type=_whole, metavar="ROWS,COLUMNS", help="of an example; 1,16 is a row in time"
+        )
         voices = sub.add_argument_group("speakers of the vae and the vq-vae")
         text = "tell the decoder who speaks, to convert one voice into another"
         voices.add_argument("--speakers", action="store_true", default=None, help=text)
@@ -233,6 +235,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="folder for the wav files")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
+    sub = command("convert", commands.convert)
+    sub.add_argument("bundle")
+    sub.add_argument("files", nargs="+", metavar="FILE")
+    sub.add_argument("--speaker", required=True, help="whose voice, of those that the model was fitted with")
+    sub.add_argument("--out", required=True, help="folder for the wav files, or a wav file for one")
+    sub.add_argument("--force", action="store_true", help="replace existing files")
+
     sub = command("generate", commands.generate)
     sub.add_argument("bundle")
     sub.add_argument("-n", type=_positive, default=8, help="how many sounds")
@@ -302,6 +311,20 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", type=_positive, default=5, help="perturbations of each clip")
             sub.add_argument("--steps", type=_positive, default=20, help="of the ascent to the worst case")
             sub.add_argument("--samples", type=int, default=4, help="clips to write as sound")
+
+    sub = command("judge-conversion", commands.judge_conversion)
+    sub.add_argument("bundle")
+    data_options(sub)
+    split_rule(sub, "--split-rule")
+    sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to convert")
+    sub.add_argument("--limit", type=_positive, help="convert this many clips, spread over the split")
+    text = "folder of a judge (fit-judge) of labels or speakers; may be given again"
+    sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
+    sub.add_argument("--samples", type=int, default=4, help="clips to write as sound")
+    sub.add_argument("--resamples", type=_positive, default=10_000, help="of the bootstrap (10000)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", required=True, help="folder for the page, tables and sounds")
+    sub.add_argument("--force", action="store_true", help="replace an earlier result")
 
     sub = command("latent", commands.latent)
     sub.add_argument("bundle")

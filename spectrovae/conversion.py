@@ -62,6 +62,6 @@ def check(codec: Codec) -> None:
     """Raise InputError where the decoder is told no speaker."""
     if not codec.speakers:
         raise InputError(
-            f"{codec.name} ({codec.family}) knows no speakers, so that it has no other voice to decode in; fit one that "
-            "does (spectrovae fit vq-vae --speakers)"
+            f"{codec.name} ({codec.family}) knows no speakers, so that it has no other voice to decode in; fit one "
+            "that does (spectrovae fit vq-vae --speakers)"
         )

@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict] = {
 FAMILIES, REPRESENTATIONS = sorted(models.FAMILIES), sorted(representations.REPRESENTATIONS)
 PAIRS = [(family, representation) for family in FAMILIES for representation in REPRESENTATIONS]
 ONE_OF_EACH = list(zip(FAMILIES, REPRESENTATIONS))
+SPEAKING = {"vae", "vq-vae"}  # that can be told who speaks
 CASES = {"quick": [(7, 1), (7, 700)], "slow": [(1, 1), (7, 1), (1, 481), (7, 700), (7, 60 * RATE)]}
 ROW = 3
 
@@ -60,11 +61,16 @@ def trained(family: str, name: str) -> Codec:
     keras.utils.set_random_seed(1)
     representation = representations.REPRESENTATIONS[name](RATE, normalisation="per_bin", **OPTIONS[name])
     representation.adapt([noise(4, SEGMENT)])
-    model = models.FAMILIES[family](representation.feature_shape(SEGMENT), preset="tiny")
+    options = {"speakers": ("ann", "bob")} if family in SPEAKING else {}
+    model = models.FAMILIES[family](representation.feature_shape(SEGMENT), preset="tiny", **options)
     features = representation(noise(40, SEGMENT))
     model.initialise([features])
     model.compile(optimizer="adam", run_eagerly=True)  # one step is not worth a graph
-    assert np.isfinite(model.train_on_batch(features[:8], return_dict=True)["loss"])
+    batch = {"features": features[:8], "speaker": np.arange(8) % 2} if options else features[:8]
+    assert np.isfinite(model.train_on_batch(batch, return_dict=True)["loss"])
+    for weight in model.decoder.trainable_weights if options else ():
+        if "modulate" in weight.path:  # at first a speaker changes nothing
+            weight.assign(np.random.default_rng(0).standard_normal(weight.shape))
     # The autoencoder draws from a learned prior, who has one from N(0, I), the others not.
     prior = None
     if family == "autoencoder":
@@ -81,7 +87,8 @@ def trained(family: str, name: str) -> Codec:
 
 def signatures(family: str) -> set[str]:
     drawn = {"generate"} if family == "autoencoder" or models.FAMILIES[family].prior else set()
-    return {"serving_default", "features", "encode", "decode", "reconstruct"} | drawn
+    told = {"convert"} if family in SPEAKING else set()
+    return {"serving_default", "features", "encode", "decode", "reconstruct"} | drawn | told
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,7 @@ class Recordings:
         found = {example.speaker for example in self.examples("train")}
         if None in found or len(found) < 2:
             raise InputError(
-                f"conditioning on speakers needs recordings of two at least, all of them named ({self._source.described}); "
+                f"speakers need recordings of two at least, all of them named ({self._source.described}); "
                 f"found {', '.join(sorted(map(str, found))[:5])}: give a name pattern with a (?P<speaker>...) group"
             )
         return tuple(sorted(map(str, found)))

@@ -179,7 +179,7 @@ def part(decoder: keras.Model, start: str | None = None, end: str | None = None)
         entry = list(inside.inputs)
         found = keras.Model(inside.input, output)
     else:
-        # From the speaker's vector on: a model from inputs and tensors between them would spoil the nodes of the inputs.
+        # From the speaker's vector on: a model of inputs and of tensors between layers would spoil the inputs' nodes.
         told = [inside.get_layer(EMBEDDING).output] if takes_speaker(inside) else []
         entry = [inside.get_layer(start).output, *told]
         found = keras.Model(entry if told else entry[0], output)

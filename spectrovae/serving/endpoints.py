@@ -70,11 +70,18 @@ def endpoints(
     def reconstruct(features):
         return {"features": codec.reconstruct_features_graph(features)}
 
+    def convert(waveform, speaker):
+        return {"waveform": codec.reconstruct_graph(waveform, speaker)}
+
     def describe(request):
         return {"description": tf.fill(tf.shape(request), json.dumps(description))}
 
     def sound(waveform, results):
         return {"waveform": waveform}
+
+    def voices(waveform, results):
+        rows = np.arange(len(waveform), dtype=np.int32)
+        return {"waveform": waveform, "speaker": np.int32(rows % (len(codec.speakers) + 1))}
 
     def endpoint(run, inputs, *how, name=None):
         function = tf.function(run, input_signature=inputs, autograph=False)
@@ -90,6 +97,10 @@ def endpoints(
         endpoint(reconstruct, [spectrogram], lambda _, results: results["features"], 1e-3),
         endpoint(describe, [request]),
     ]
+    if codec.speakers:
+        # Places in the list of speakers that ``describe`` gives; whatever is no place in it is nobody.
+        speaker = tf.TensorSpec([None], tf.int32, name="speaker")
+        table.insert(-1, endpoint(convert, [waveform, speaker], voices, 1e-2))
     if codec.learned_prior is not None or codec.prior == "standard_normal":
         run, inputs, tried = _generate(codec)
         table.insert(-1, endpoint(run, inputs, tried, 1e-2))

@@ -78,8 +78,8 @@ def fit(
         family: a name of ``spectrovae.models.FAMILIES``.
         warmup_epochs: epochs over which the weight of the KL divergence grows from 0; by default the family's own
             number, three for the hierarchical VAE and none for the VAE.
-        **model_options: of the family's trainer, such as ``preset`` or ``latent_dim``. ``speakers=True`` takes the names
-            of those in the training split.
+        **model_options: of the family's trainer, such as ``preset`` or ``latent_dim``. ``speakers=True`` takes the
+            names of those in the training split.
 
     See :func:`train` for the others and for the errors.
     """
