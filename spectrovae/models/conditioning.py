@@ -104,7 +104,9 @@ class Speakers(base.Trainer):
         latent = self.encoder(features)
         if not self.speakers:
             return self.decoder(latent)
-        return self.decoder([latent, self.told(features, False)[1] if speaker is None else speaker])
+        if speaker is None:
+            speaker = self.told(features, False)[1]
+        return self.decoder([latent, ops.convert_to_tensor(speaker, dtype="int32")])
 
     def speaker_config(self) -> dict[str, Any]:
         """For ``get_config``; nothing where there are no speakers, so that runs from before them stay the same."""

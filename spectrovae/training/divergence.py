@@ -78,7 +78,7 @@ def _non_finite(trainer: Trainer, batch, target) -> Iterator[tuple[str, str]]:
                 yield "layer", f"{part.name}/{layer.name}"
         latent = part(latent, training=True)
         if isinstance(batch, Mapping):
-            latent = [latent, batch["speaker"]]  # what the decoder takes
+            latent = [latent, keras.ops.convert_to_tensor(batch["speaker"])]  # what the decoder takes
     trainer.reset_metrics()
     with tf.GradientTape() as tape:
         outputs = trainer(batch, training=True)
