@@ -18,7 +18,7 @@ MODEL_OPTIONS = (
     "skips", "skip_noise",
     "quantiser", "codebook_size", "code_dim", "stages", "normalise", "gradient", "commitment", "commitment_weight",
     "diversity_weight", "restart", "kmeans_steps", "levels", "code_map",
-    "speakers", "speaker_dropout", "speaker_adversary",
+    "speakers", "speaker_dropout", "speaker_adversary", "speaker_warp", "instance_norm",
 )  # fmt: skip
 
 

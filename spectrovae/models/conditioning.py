@@ -2,7 +2,9 @@
 
 A VQ-VAE whose decoder is given the speaker keeps in its codes what was said and how, and one speaker's codes decode in
 another's voice (van den Oord, Vinyals and Kavukcuoglu, 2017). What the codes still tell of the speaker is pushed out by
-a classifier whose gradient is turned round on its way into the encoder (Ganin and Lempitsky, 2015).
+a classifier whose gradient is turned round on its way into the encoder (Ganin and Lempitsky, 2015), and by what the
+encoder is given: in training it hears a voice whose pitch and resonances were moved, and the decoder, told the speaker,
+has to put them back (as in NANSY, Choi et al., 2021).
 """
 
 import math
@@ -31,9 +33,11 @@ class Speakers(base.Trainer):
 
     speaker_dropout = 0.0
     speaker_adversary = 0.0
+    speaker_warp = 0.0
+    disguise: keras.layers.Layer | None = None
     adversary: keras.Model | None = None
 
-    def condition(self, speakers, speaker_dropout: float, speaker_adversary: float) -> None:
+    def condition(self, speakers, speaker_dropout: float, speaker_adversary: float, speaker_warp: float) -> None:
         """Take the options, before encoder and decoder are built.
 
         Raises:
@@ -48,7 +52,12 @@ class Speakers(base.Trainer):
             raise InputError(f"speaker_dropout must be at least 0 and less than 1, received {speaker_dropout}")
         if not 0.0 <= speaker_adversary < math.inf:
             raise InputError(f"speaker_adversary must not be negative, received {speaker_adversary}")
+        if not 0.0 <= speaker_warp <= 1.0:
+            raise InputError(f"speaker_warp must lie between 0 and 1, received {speaker_warp}")
         self.speakers, self.speaker_dropout, self.speaker_adversary = names, speaker_dropout, speaker_adversary
+        self.speaker_warp = speaker_warp
+        if speaker_warp:
+            self.disguise = layers.RandomWarp(bin_stretch=speaker_warp, seed=self.seed + 3, name="disguise")
         self.speaker_seed = keras.random.SeedGenerator(self.seed + 2)
 
     def oppose(self, shape: tuple[int, ...]) -> None:
@@ -84,6 +93,10 @@ class Speakers(base.Trainer):
             speaker = ops.where(uniform < self.speaker_dropout, nobody, speaker)
         return features, speaker
 
+    def disguised(self, features, training: bool):
+        """What the encoder hears: in training, features at another pitch, by a factor of up to exp(+-speaker_warp)."""
+        return self.disguise(features) if training and self.disguise is not None else features
+
     def guessed(self, encodings, training: bool) -> dict[str, Any]:
         """The adversary's logits of encodings, to be added to what ``call`` returns."""
         return {} if self.adversary is None else {"guessed": self.adversary(encodings, training=training)}
@@ -112,7 +125,7 @@ class Speakers(base.Trainer):
         """For ``get_config``; nothing where there are no speakers, so that runs from before them stay the same."""
         if not self.speakers:
             return {}
-        names = ("speaker_dropout", "speaker_adversary")
+        names = ("speaker_dropout", "speaker_adversary", "speaker_warp")
         return {"speakers": list(self.speakers)} | {name: getattr(self, name) for name in names}
 
 

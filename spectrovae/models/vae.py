@@ -19,6 +19,7 @@ LIKELIHOODS = ("sigma", "gaussian", "fixed_sigma", "bernoulli", "alpha_rmse", "a
 WARMUPS = ("linear", "cyclical", "log")
 CYCLES = 4
 ADVERSARY = 30.0  # weight of the speaker's adversary, in nats per example as all of the loss
+WARP = 0.15  # of what the encoder hears where there are speakers
 OUTPUTS = {"sigma": "sigma", "gaussian": "moments", "bernoulli": "probabilities"}
 
 
@@ -68,6 +69,8 @@ class VAE(networks.Trainer, conditioning.Speakers):
             :class:`spectrovae.models.conditioning.Speakers`; none by default.
         speaker_dropout: how often, in training, it is not told who speaks.
         speaker_adversary: weight of the gradient that hides the speaker from the latent; 0 opposes nobody.
+        speaker_warp: in training the encoder hears frequencies changed by a random factor of up to exp(+-speaker_warp),
+            and what is to be decoded are the true ones; for bins that are equally spaced.
         **options: those of :class:`spectrovae.models.networks.Trainer`.
 
     Metrics: ``reconstruction`` (nats per example; of the published losses the weighted error), ``kl`` (nats per
@@ -92,6 +95,7 @@ class VAE(networks.Trainer, conditioning.Speakers):
         speakers=(),
         speaker_dropout: float = 0.1,
         speaker_adversary: float = ADVERSARY,
+        speaker_warp: float = WARP,
         **options,
     ):
         linear = linear or ("learned" if likelihood == "bernoulli" else "principal")
@@ -110,7 +114,7 @@ class VAE(networks.Trainer, conditioning.Speakers):
             raise InputError("linear='principal' predicts features, not the logits of bernoulli; use linear='learned'")
         self.likelihood, self.sigma, self.alpha, self.beta = likelihood, sigma, alpha, beta
         self.warmup, self.warmup_steps, self.free_bits = warmup, warmup_steps, free_bits
-        self.condition(speakers, speaker_dropout, speaker_adversary)
+        self.condition(speakers, speaker_dropout, speaker_adversary, speaker_warp)
         self.encoder = build_encoder(self)
         self.decoder = networks.build_decoder(self, OUTPUTS.get(likelihood, "features"))
         self.posteriors = base.posteriors_of(self.encoder)
@@ -125,7 +129,7 @@ class VAE(networks.Trainer, conditioning.Speakers):
     def call(self, inputs, training=False):
         features, speaker = self.told(inputs, training)
         target = self.augment(features, training)
-        (mean,), (log_variance,) = self.posteriors(target, training=training)
+        (mean,), (log_variance,) = self.posteriors(self.disguised(target, training), training=training)
         latent = self.sampling(mean, log_variance) if training else mean
         decoded = self.predicting(conditioning.inputs_of(latent, speaker), training=training)
         outputs = decoded | {"mean": mean, "log_variance": log_variance} | self.guessed(latent, training)

@@ -15,6 +15,7 @@ from spectrovae.errors import InputError
 from spectrovae.models import base, conditioning
 
 ADVERSARY = 100.0  # weight of the speaker's adversary, in nats per example as all of the loss
+WARP = 0.15  # of what the encoder hears where there are speakers
 QUANTISERS = ("vector", "scalar")
 
 # widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them. ``blocks`` residual
@@ -68,19 +69,36 @@ def residual_blocks(x, count: int, name: str):
     return x
 
 
-def build_encoder(feature_shape, widths, strides, blocks: int, quantiser: quantisers.Quantiser) -> keras.Model:
-    """Features (batch, bins, frames, channels) -> codes, int32 (batch, height, width) or (..., stages)."""
+def build_encoder(
+    feature_shape, widths, strides, blocks: int, quantiser: quantisers.Quantiser, instance_norm: bool = False
+) -> keras.Model:
+    """Features (batch, bins, frames, channels) -> codes, int32 (batch, height, width) or (..., stages).
+
+    Args:
+        instance_norm: give every channel of each stage, and of the encodings, mean 0 and variance 1 over an example.
+    """
+
+    def normalised(x, name):
+        return keras.layers.GroupNormalization(groups=-1, name=f"norm_{name}")(x) if instance_norm else x
+
     inputs = keras.Input(feature_shape, name="features")
     padded = x = base.pad_to_multiple(inputs, feature_shape, strides)
     for index, (width, stride) in enumerate(zip(widths, strides)):
         # A stage that takes many cells into one, as those of all bins, looks at its own alone.
         kernel = [max(3, 2 * s - 1) if s <= WIDE else s for s in stride]
         x = keras.layers.Conv2D(width, kernel, stride, padding="same", activation="relu", name=f"down_{index}")(x)
+        x = normalised(x, f"down_{index}")
     x = residual_blocks(x, blocks, "block")
     curved = keras.layers.Conv2D(quantiser.code_dim, 1, name="curved")(x)
     patch = patch_shape(strides)
     linear = keras.layers.Conv2D(quantiser.code_dim, patch, patch, use_bias=False, name="linear")(padded)
-    encodings = keras.layers.Add(name="encodings", dtype="float32")([curved, linear])
+    if instance_norm:
+        both = keras.layers.Add(name="both", dtype="float32")([curved, linear])
+        encodings = keras.layers.GroupNormalization(
+            groups=-1, scale=False, center=False, dtype="float32", name="encodings"
+        )(both)
+    else:
+        encodings = keras.layers.Add(name="encodings", dtype="float32")([curved, linear])
     return keras.Model(inputs, quantiser(encodings), name="encoder")
 
 
@@ -136,12 +154,16 @@ class VQVAE(conditioning.Speakers):
         levels: of the scalar quantiser.
         code_map: (rows, columns) of the map of codes; the preset's by default. (1, 16) is a row of codes in time, each
             of all bins: fewer codes leave less room for who speaks.
+        instance_norm: normalise every channel of the encoder over each example (Ulyanov et al., 2016): what is the same
+            all through a sound, as a voice is, leaves the codes (Chou and Lee, 2019). By default with speakers.
         commitment_weight: of the commitment.
         diversity_weight: of the unused capacity.
         speakers: names of those whose voices the decoder takes beside the codes, see
             :class:`spectrovae.models.conditioning.Speakers`; none by default.
         speaker_dropout: how often, in training, it is not told who speaks.
         speaker_adversary: weight of the gradient that hides the speaker from the encodings; 0 opposes nobody.
+        speaker_warp: in training the encoder hears frequencies changed by a random factor of up to exp(+-speaker_warp),
+            and what is to be decoded are the true ones; for bins that are equally spaced.
         db_per_unit: dB that a unit of a feature is worth, a number or one per bin; metrics are reported with it.
         seed: of the quantiser's noise.
 
@@ -166,9 +188,11 @@ class VQVAE(conditioning.Speakers):
         restart: float = 0.1,
         kmeans_steps: int = 10,
         code_map=None,
+        instance_norm: bool | None = None,
         speakers=(),
         speaker_dropout: float = 0.1,
         speaker_adversary: float = ADVERSARY,
+        speaker_warp: float = WARP,
         db_per_unit=1.0,
         seed: int = 0,
         **kwargs,
@@ -198,8 +222,11 @@ class VQVAE(conditioning.Speakers):
             shape["strides"] = strides_for(shape["strides"], self.feature_shape, self.code_map)
             more = len(shape["strides"]) - len(shape["widths"])
             shape["widths"] = (*shape["widths"], *shape["widths"][-1:] * more)
-        self.condition(speakers, speaker_dropout, speaker_adversary)
-        self.encoder = build_encoder(self.feature_shape, **shape, quantiser=self.quantiser)
+        self.condition(speakers, speaker_dropout, speaker_adversary, speaker_warp)
+        self.instance_norm = bool(self.speakers) if instance_norm is None else bool(instance_norm)
+        self.encoder = build_encoder(
+            self.feature_shape, **shape, quantiser=self.quantiser, instance_norm=self.instance_norm
+        )
         self.decoder = build_decoder(self.feature_shape, **shape, quantiser=self.quantiser, speakers=self.speakers)
         # The way of the gradient: past the codes, through the vectors.
         self.analysis = keras.Model(self.encoder.input, self.encoder.get_layer("encodings").output, name="analysis")
@@ -217,7 +244,7 @@ class VQVAE(conditioning.Speakers):
 
     def call(self, inputs, training=False):
         features, speaker = self.told(inputs, training)
-        encodings = self.analysis(features, training=training)
+        encodings = self.analysis(self.disguised(features, training), training=training)
         estimate = self.quantiser.estimate(encodings, training)
         return {
             "features": self.synthesis(conditioning.inputs_of(estimate.vectors, speaker), training=training),
@@ -245,5 +272,6 @@ class VQVAE(conditioning.Speakers):
             "commitment_weight": self.commitment_weight,
             "diversity_weight": self.diversity_weight,
             **({} if self.code_map is None else {"code_map": self.code_map}),
+            **({} if self.instance_norm == bool(self.speakers) else {"instance_norm": self.instance_norm}),
             **self.speaker_config(),
         }
