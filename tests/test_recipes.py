@@ -37,9 +37,8 @@ def test_every_recipe_runs(tmp_path, monkeypatch, capsys):
     assert "reed.wav" in voices
     assert {path.name for path in (tmp_path / "voices" / "voices").iterdir()} == {"flute.wav", "reed.wav"}
     recipes = {path.name for path in (ROOT / "scripts").glob("*.py")}
-    fits = {
-        f"fit_{name}.py" for name in ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet", "judge", "converter")
-    }
+    models = ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet", "judge", "converter")
+    fits = {f"fit_{name}.py" for name in models}
     assert recipes == fits | {"compare.py", "evaluate_robustness.py", "export.py"}
 
 

@@ -92,13 +92,10 @@ def build_encoder(
     curved = keras.layers.Conv2D(quantiser.code_dim, 1, name="curved")(x)
     patch = patch_shape(strides)
     linear = keras.layers.Conv2D(quantiser.code_dim, patch, patch, use_bias=False, name="linear")(padded)
+    encodings = keras.layers.Add(name="both" if instance_norm else "encodings", dtype="float32")([curved, linear])
     if instance_norm:
-        both = keras.layers.Add(name="both", dtype="float32")([curved, linear])
-        encodings = keras.layers.GroupNormalization(
-            groups=-1, scale=False, center=False, dtype="float32", name="encodings"
-        )(both)
-    else:
-        encodings = keras.layers.Add(name="encodings", dtype="float32")([curved, linear])
+        own = {"groups": -1, "scale": False, "center": False, "dtype": "float32"}
+        encodings = keras.layers.GroupNormalization(**own, name="encodings")(encodings)
     return keras.Model(inputs, quantiser(encodings), name="encoder")
 
 
