@@ -93,6 +93,19 @@ class Speakers(base.Trainer):
             speaker = ops.where(uniform < self.speaker_dropout, nobody, speaker)
         return features, speaker
 
+    def spoken(self, latent, speaker, training: bool):
+        """What the decoder takes: the latent, with the speaker where there are any.
+
+        In training a latent that nobody speaks has no gradient: the encoder is not to learn to make up for a speaker
+        that the decoder is not told.
+        """
+        if speaker is None:
+            return latent
+        if training:
+            told = ops.reshape(speaker < len(self.speakers), (-1, *[1] * (len(latent.shape) - 1)))
+            latent = ops.where(told, latent, ops.stop_gradient(latent))
+        return [latent, speaker]
+
     def disguised(self, features, training: bool):
         """What the encoder hears: in training, features at another pitch, by a factor of up to exp(+-speaker_warp)."""
         return self.disguise(features) if training and self.disguise is not None else features

@@ -131,7 +131,7 @@ class VAE(networks.Trainer, conditioning.Speakers):
         target = self.augment(features, training)
         (mean,), (log_variance,) = self.posteriors(self.disguised(target, training), training=training)
         latent = self.sampling(mean, log_variance) if training else mean
-        decoded = self.predicting(conditioning.inputs_of(latent, speaker), training=training)
+        decoded = self.predicting(self.spoken(latent, speaker, training), training=training)
         outputs = decoded | {"mean": mean, "log_variance": log_variance} | self.guessed(latent, training)
         return outputs | ({"target": target} if target is not features else {})
 

@@ -244,7 +244,7 @@ class VQVAE(conditioning.Speakers):
         encodings = self.analysis(self.disguised(features, training), training=training)
         estimate = self.quantiser.estimate(encodings, training)
         return {
-            "features": self.synthesis(conditioning.inputs_of(estimate.vectors, speaker), training=training),
+            "features": self.synthesis(self.spoken(estimate.vectors, speaker, training), training=training),
             "commitment": estimate.commitment,
             "unused": estimate.unused,
             **self.guessed(encodings, training),
