@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         voices.add_argument("--speaker-dropout", type=float, metavar="P", help=text)
         text = "weight of the gradient that hides the speaker from the latent; 0 for none"
         voices.add_argument("--speaker-adversary", type=float, metavar="WEIGHT", help=text)
-        text = "in training the encoder hears frequencies changed by up to this factor (0.15)"
+        text = "in training the encoder hears frequencies changed by up to this factor (0.1)"
         voices.add_argument("--speaker-warp", type=float, metavar="FACTOR", help=text)
         text = "vq-vae: normalise each example's channels in the encoder"
         voices.add_argument("--instance-norm", action=argparse.BooleanOptionalAction, help=text)

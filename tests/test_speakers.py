@@ -20,6 +20,7 @@ from spectrovae.evaluation.leak import classified, points_of
 from spectrovae.evaluation.rate import rate_distortion
 from spectrovae.evaluation.worst_case import gradient_path
 from spectrovae.models import FAMILIES, conditioning
+from spectrovae.models.base import reduced_shape
 from spectrovae.models.vq_vae import PRESETS, patch_shape, strides_for
 from spectrovae.representations import LogSTFT
 from spectrovae.training.corrupt import Corruption
@@ -214,6 +215,10 @@ def test_maps_of_other_sizes():
     for code_map, patch in (((16, 8), (16, 8)), ((4, 8), (64, 8)), ((1, 16), (256, 4)), ((32, 64), (8, 1))):
         found = strides_for(strides, (256, 64, 1), code_map)
         assert patch_shape(found) == patch, found
+    for size in range(3, 270, 7):  # whatever the bins, a row is a row, and columns are as many as asked for
+        found = strides_for(strides, (size, 64, 1), (1, 16))
+        assert reduced_shape((size, 64), found) == (1, 16)
+        assert size < 5 or max(stride[0] for stride in found[:-1]) > 1
     model = FAMILIES["vq-vae"]((250, 64, 1), preset="tiny", code_map=(1, 16))
     assert model.encoder.output.shape[1:] == (1, 16)
     features = noise(2, 250, 64, 1)
@@ -305,8 +310,12 @@ def test_a_diverged_run_with_speakers_is_played_again():
     found = first_non_finite(model, lambda: None, [batch()])
     assert found["kind"] == "weight"
     assert "project" in found["name"]
-    layer.kernel.assign(np.full(layer.kernel.shape, 1e38))
-    assert first_non_finite(model, lambda: None, [batch()])["kind"] == "layer"
+    layer.kernel.assign(noise(*layer.kernel.shape))
+    linear, told = (model.decoder.get_layer(name) for name in ("linear", "modulate_linear"))
+    linear.bias.assign(np.full(linear.bias.shape, 3e38))
+    told.kernel.assign(np.full(told.kernel.shape, 100.0))
+    found = first_non_finite(model, lambda: None, [batch()])
+    assert (found["kind"], found["name"]) == ("layer", "decoder/modulate_linear")
 
 
 # Those who know of no speaker

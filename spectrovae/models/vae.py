@@ -19,7 +19,7 @@ LIKELIHOODS = ("sigma", "gaussian", "fixed_sigma", "bernoulli", "alpha_rmse", "a
 WARMUPS = ("linear", "cyclical", "log")
 CYCLES = 4
 ADVERSARY = 30.0  # weight of the speaker's adversary, in nats per example as all of the loss
-WARP = 0.15  # of what the encoder hears where there are speakers
+WARP = 0.1  # of what the encoder hears where there are speakers
 OUTPUTS = {"sigma": "sigma", "gaussian": "moments", "bernoulli": "probabilities"}
 
 

@@ -14,12 +14,13 @@ from spectrovae import layers, quantisers
 from spectrovae.errors import InputError
 from spectrovae.models import base, conditioning
 
-ADVERSARY = 100.0  # weight of the speaker's adversary, in nats per example as all of the loss
-WARP = 0.15  # of what the encoder hears where there are speakers
+ADVERSARY = 300.0  # weight of the speaker's adversary, in nats per example as all of the loss
+WARP = 0.1  # of what the encoder hears where there are speakers
 QUANTISERS = ("vector", "scalar")
 
 # widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them. ``blocks`` residual
 # blocks stand at the resolution of the codes on either side.
+COLUMN = 4  # frames of a code in time, where there are speakers
 WIDE = 4  # the widest stride whose convolution overlaps its neighbours
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (8, 16), "strides": ((4, 2), (2, 2)), "blocks": 1},
@@ -37,7 +38,7 @@ def strides_for(strides, feature_shape, code_map):
     """Strides of the stages, and one more after them where needed, that lead to a map of ``code_map`` codes.
 
     Args:
-        strides: of a preset, kept as far as they divide what each code is to stand for.
+        strides: of a preset, kept as far as they lead there.
         code_map: (rows, columns).
 
     Raises:
@@ -49,10 +50,12 @@ def strides_for(strides, feature_shape, code_map):
     found = [[1, 1] for _ in strides]
     rest = [-(-size // int(n)) for size, n in zip(cells, code_map)]
     for axis in (0, 1):
+        done = 1
         for index, stride in enumerate(strides):
-            if rest[axis] % stride[axis] == 0:
+            left = -(-rest[axis] // stride[axis])
+            if rest[axis] >= stride[axis] and -(-cells[axis] // (done * stride[axis] * left)) == code_map[axis]:
                 found[index][axis] = stride[axis]
-                rest[axis] //= stride[axis]
+                done, rest[axis] = done * stride[axis], left
     kept = tuple((rows, columns) for rows, columns in found)
     return kept if rest == [1, 1] else (*kept, (rest[0], rest[1]))
 
@@ -149,8 +152,8 @@ class VQVAE(conditioning.Speakers):
         codebook_size, code_dim, stages, normalise, gradient, commitment, restart, kmeans_steps: of the vector
             quantiser, see there.
         levels: of the scalar quantiser.
-        code_map: (rows, columns) of the map of codes; the preset's by default. (1, 16) is a row of codes in time, each
-            of all bins: fewer codes leave less room for who speaks.
+        code_map: (rows, columns) of the map of codes; the preset's by default. With speakers a row in time, each code
+            of all bins of four frames: fewer codes leave less room for who speaks.
         instance_norm: normalise every channel of the encoder over each example (Ulyanov et al., 2016): what is the same
             all through a sound, as a voice is, leaves the codes (Chou and Lee, 2019). By default with speakers.
         commitment_weight: of the commitment.
@@ -214,6 +217,8 @@ class VQVAE(conditioning.Speakers):
         else:
             self.quantiser = quantisers.FiniteScalarQuantiser(levels, name="quantiser")
         shape = dict(PRESETS[preset])
+        if code_map is None and speakers:
+            code_map = (1, -(-self.feature_shape[1] // COLUMN))
         self.code_map = None if code_map is None else tuple(int(n) for n in code_map)
         if self.code_map is not None:
             shape["strides"] = strides_for(shape["strides"], self.feature_shape, self.code_map)
