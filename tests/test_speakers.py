@@ -223,6 +223,11 @@ def test_maps_of_other_sizes():
     assert model.encoder.output.shape[1:] == (1, 16)
     features = noise(2, 250, 64, 1)
     assert model.reconstruct(features).shape == features.shape
+    with pytest.raises(InputError, match="a single code"):
+        FAMILIES["vq-vae"]((250, 64, 1), preset="tiny", code_map=(1, 1), instance_norm=True)
+    spectrum = FAMILIES["vq-vae"]((64, 1, 1), preset="tiny", speakers=NAMES)  # one frame: codes along its bins
+    assert spectrum.encoder.output.shape[1:] == (8, 1)
+    assert len(np.unique(spectrum.encoder(noise(4, 64, 1, 1)))) > 1
     for bad in ((0, 8), (1, 100), (1,)):
         with pytest.raises(InputError, match="code_map"):
             FAMILIES["vq-vae"]((250, 64, 1), preset="tiny", code_map=bad)

@@ -152,8 +152,8 @@ class VQVAE(conditioning.Speakers):
         codebook_size, code_dim, stages, normalise, gradient, commitment, restart, kmeans_steps: of the vector
             quantiser, see there.
         levels: of the scalar quantiser.
-        code_map: (rows, columns) of the map of codes; the preset's by default. With speakers a row in time, each code
-            of all bins of four frames: fewer codes leave less room for who speaks.
+        code_map: (rows, columns) of the map of codes; the preset's by default. With speakers, and of eight frames or
+            more, a row in time, each code of all bins of four frames: fewer codes leave less room for who speaks.
         instance_norm: normalise every channel of the encoder over each example (Ulyanov et al., 2016): what is the same
             all through a sound, as a voice is, leaves the codes (Chou and Lee, 2019). By default with speakers.
         commitment_weight: of the commitment.
@@ -217,7 +217,7 @@ class VQVAE(conditioning.Speakers):
         else:
             self.quantiser = quantisers.FiniteScalarQuantiser(levels, name="quantiser")
         shape = dict(PRESETS[preset])
-        if code_map is None and speakers:
+        if code_map is None and speakers and self.feature_shape[1] >= 2 * COLUMN:
             code_map = (1, -(-self.feature_shape[1] // COLUMN))
         self.code_map = None if code_map is None else tuple(int(n) for n in code_map)
         if self.code_map is not None:
@@ -225,7 +225,10 @@ class VQVAE(conditioning.Speakers):
             more = len(shape["strides"]) - len(shape["widths"])
             shape["widths"] = (*shape["widths"], *shape["widths"][-1:] * more)
         self.condition(speakers, speaker_dropout, speaker_adversary, speaker_warp)
-        self.instance_norm = bool(self.speakers) if instance_norm is None else bool(instance_norm)
+        alone = base.reduced_shape(self.feature_shape, shape["strides"]) == (1, 1)
+        self.instance_norm = bool(self.speakers) and not alone if instance_norm is None else bool(instance_norm)
+        if self.instance_norm and alone:
+            raise InputError("instance_norm leaves nothing of a map of a single code; give a larger code_map")
         self.encoder = build_encoder(
             self.feature_shape, **shape, quantiser=self.quantiser, instance_norm=self.instance_norm
         )
@@ -274,6 +277,6 @@ class VQVAE(conditioning.Speakers):
             "commitment_weight": self.commitment_weight,
             "diversity_weight": self.diversity_weight,
             **({} if self.code_map is None else {"code_map": self.code_map}),
-            **({} if self.instance_norm == bool(self.speakers) else {"instance_norm": self.instance_norm}),
+            **({"instance_norm": self.instance_norm} if self.speakers or self.instance_norm else {}),
             **self.speaker_config(),
         }
