@@ -18,7 +18,7 @@ from spectrovae.models import base, conditioning, networks
 LIKELIHOODS = ("sigma", "gaussian", "fixed_sigma", "bernoulli", "alpha_rmse", "alpha_mse")
 WARMUPS = ("linear", "cyclical", "log")
 CYCLES = 4
-ADVERSARY = 30.0  # weight of the speaker's adversary, in nats per example as all of the loss
+ADVERSARY = 300.0  # weight of the speaker's adversary, in nats per example as all of the loss
 WARP = 0.1  # of what the encoder hears where there are speakers
 OUTPUTS = {"sigma": "sigma", "gaussian": "moments", "bernoulli": "probabilities"}
 
@@ -64,9 +64,10 @@ class VAE(networks.Trainer, conditioning.Speakers):
             dimensions alive.
         linear: the linear path beside the convolutions. ``"principal"``, the default: call :meth:`initialise` with the
             training features before training, as ``spectrovae.training`` does. ``"learned"``, the only one under
-            ``"bernoulli"``, whose features are no sum of logits.
+            ``"bernoulli"``, whose features are no sum of logits, and the default with speakers, whom principal
+            components would keep in the latent.
         speakers: names of those whose voices the decoder takes beside the latent, see
-            :class:`spectrovae.models.conditioning.Speakers`; none by default.
+            :class:`spectrovae.models.conditioning.Speakers`; none by default. A small latent leaves them less room.
         speaker_dropout: how often, in training, it is not told who speaks.
         speaker_adversary: weight of the gradient that hides the speaker from the latent; 0 opposes nobody.
         speaker_warp: in training the encoder hears frequencies changed by a random factor of up to exp(+-speaker_warp),
@@ -98,7 +99,7 @@ class VAE(networks.Trainer, conditioning.Speakers):
         speaker_warp: float = WARP,
         **options,
     ):
-        linear = linear or ("learned" if likelihood == "bernoulli" else "principal")
+        linear = linear or ("learned" if likelihood == "bernoulli" or speakers else "principal")
         super().__init__(feature_shape, latent_dim, linear=linear, **options)
         for name, value, choices in (("likelihood", likelihood, LIKELIHOODS), ("warmup", warmup, WARMUPS)):
             if value not in choices:
