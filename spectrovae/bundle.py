@@ -4,20 +4,25 @@ saved_models/fsdd-vae/
   codec.json                                          format version, family, shapes, versions, file hashes, metrics
   representation.keras  encoder.keras  decoder.keras  each usable on its own
   golden.npz                                          test signals with the latents and features they gave
+  prior.keras                                         only where a prior of the latents was learned
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import keras
+import numpy as np
 
 import spectrovae
+import spectrovae.models  # what a part is made of must be known when it is loaded
 from spectrovae import files, representations
 from spectrovae.errors import InputError
 
 FORMAT_VERSION = 1
 PARTS = ("representation", "encoder", "decoder")
+PRIOR = "prior"
 FILES = (*(f"{part}.keras" for part in PARTS), "golden.npz")
 
 
@@ -51,16 +56,44 @@ def read_description(path: str | os.PathLike) -> dict:
 
 
 def load_part(path: str | os.PathLike, part: str):
-    """One part of a bundle on its own: ``"representation"``, ``"encoder"`` or ``"decoder"``.
+    """One part of a bundle alone: ``"representation"``, ``"encoder"``, ``"decoder"``, or ``"prior"`` if it has one.
 
     Raises:
         InputError: the file is missing, or its hash is not the one in ``codec.json``.
     """
     path = Path(path)
-    if part not in PARTS:
-        raise InputError(f"part must be one of {', '.join(PARTS)}, received {part!r}")
+    if part not in (*PARTS, PRIOR):
+        raise InputError(f"part must be one of {', '.join((*PARTS, PRIOR))}, received {part!r}")
+    if part == PRIOR and f"{PRIOR}.keras" not in read_description(path)["files"]:
+        raise InputError(f"{path} has no learned prior; spectrovae fit-prior learns one")
     file = whole_file(path, f"{part}.keras")
     return representations.load(file) if part == "representation" else keras.saving.load_model(file, compile=False)
+
+
+def load_prior(path: str | os.PathLike, encoder: keras.Model) -> tuple[keras.Model | None, dict | None]:
+    """The learned prior of a bundle and its entry in ``codec.json``; (None, None) where it has none.
+
+    Raises:
+        InputError: the file is missing or damaged, or the prior was fitted to the latents of another encoder.
+    """
+    entry = read_description(path).get("learned_prior")
+    if entry is None:
+        return None, None
+    if not isinstance(entry, dict) or entry.get("encoder") != weights_digest(encoder):
+        raise InputError(
+            f"the learned prior in {path} was fitted to the latents of another encoder; run spectrovae fit-prior "
+            "--force"
+        )
+    return load_part(path, PRIOR), entry
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 of a model's weights, the same after saving and loading (a ``.keras`` file's own hash is not)."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"{weight.dtype}{weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
 
 
 def whole_file(path: Path, name: str) -> Path:

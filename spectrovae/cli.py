@@ -18,6 +18,8 @@ from spectrovae.serving.deployment import IMAGE
 
 FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet"  # models.FAMILIES, known without importing Keras
 
+PRIORS = "pixelcnn, wavenet, mixture, flow"  # models.PRIORS, likewise
+
 PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
     "uniform, gaussian, signs, gain, tilt, band-mask, time-mask, white-noise, pink-noise, resampling, mp3, vorbis"
 )
@@ -132,6 +134,20 @@ def _parser() -> argparse.ArgumentParser:
         codes.add_argument("--restart", type=float, help="share of the average use below which a code starts anew")
         codes.add_argument("--kmeans-steps", type=int, help="iterations that place the codebook at first")
         codes.add_argument("--levels", type=_whole, help="scalar: of each dimension, as 8,6,5")
+        codes.add_argument(
+            "--code-map", type=_whole, metavar="ROWS,COLUMNS", help="of an example; 1,16 is a row in time"
+        )
+        voices = sub.add_argument_group("speakers of the vae and the vq-vae")
+        text = "tell the decoder who speaks, to convert one voice into another"
+        voices.add_argument("--speakers", action="store_true", default=None, help=text)
+        text = "how often, in training, it is not told (0.1)"
+        voices.add_argument("--speaker-dropout", type=float, metavar="P", help=text)
+        text = "weight of the gradient that hides the speaker from the latent; 0 for none"
+        voices.add_argument("--speaker-adversary", type=float, metavar="WEIGHT", help=text)
+        text = "in training the encoder hears frequencies changed by up to this factor (0.1)"
+        voices.add_argument("--speaker-warp", type=float, metavar="FACTOR", help=text)
+        text = "vq-vae: normalise each example's channels in the encoder"
+        voices.add_argument("--instance-norm", action=argparse.BooleanOptionalAction, help=text)
         sub.add_argument(
             "--corrupt", metavar="NAME[:SEVERITY]", help=f"train on inputs corrupted so, to undo it: {PERTURBATIONS}"
         )
@@ -203,18 +219,49 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--force", action="store_true", help="replace a judge that is there")
 
+    sub = command("fit-prior", commands.fit_prior)
+    sub.add_argument("bundle")
+    data_options(sub)
+    split_rule(sub, "--split")
+    sub.add_argument("--kind", help=f"{PRIORS}; pixelcnn by default for codes, mixture for vectors")
+    text = "of label and speaker; by default those that all training examples have"
+    sub.add_argument("--conditions", nargs="*", choices=("label", "speaker"), help=text)
+    sub.add_argument("--preset", default="small", choices=("tiny", "small", "large"))
+    sub.add_argument("--epochs", type=_positive, default=30, help="a mixture needs none")
+    sub.add_argument("--batch-size", type=_positive, default=32)
+    sub.add_argument("--learning-rate", type=float, default=1e-3)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--force", action="store_true", help="replace a prior that is there")
+
     sub = command("reconstruct", commands.reconstruct)
     sub.add_argument("bundle")
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--out", required=True, help="folder for the wav files")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
+    sub = command("convert", commands.convert)
+    sub.add_argument("bundle")
+    sub.add_argument("files", nargs="+", metavar="FILE")
+    sub.add_argument("--speaker", required=True, help="whose voice, of those that the model was fitted with")
+    sub.add_argument("--out", required=True, help="folder for the wav files, or a wav file for one")
+    sub.add_argument("--force", action="store_true", help="replace existing files")
+
     sub = command("generate", commands.generate)
     sub.add_argument("bundle")
     sub.add_argument("-n", type=_positive, default=8, help="how many sounds")
-    sub.add_argument("--temperature", type=float, default=1.0, help="standard deviation of the draw")
+    text = "below 1 more typical, less varied; 0 takes what is likeliest"
+    sub.add_argument("--temperature", type=float, default=1.0, help=text)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", required=True, help="folder for the wav files")
+    sub.add_argument("--label", help="what to draw, of FSDD the digit; of a learned prior")
+    sub.add_argument("--speaker", help="who is to say it; of a learned prior")
+    sub.add_argument("--top-k", type=int, default=0, help="of codes: draw from the K likeliest (all)")
+    sub.add_argument("--top-p", type=float, default=1.0, help="of codes: from the fewest that hold this probability")
+    sub.add_argument("--prefix", metavar="FILE", help="of codes: a beginning, shorter than a segment, to continue")
+    text = "folder of a judge (fit-judge) that says what it hears; may be given again"
+    sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
+    sub.add_argument("--data", help="recordings of the fit, to compare with: are the sounds new, are they like these?")
+    split_rule(sub, "--split-rule")
+    sub.add_argument("--out", required=True, help="folder for the wav files and the page")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
     sub = command("interpolate", commands.interpolate)
@@ -222,7 +269,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("first", metavar="FILE")
     sub.add_argument("second", metavar="FILE")
     sub.add_argument("-n", type=_positive, default=7, help="how many sounds, both ends included")
-    sub.add_argument("--out", required=True, help="folder for the wav files")
+    text = "line: straight; sphere: the great circle, for latents whose prior is normal"
+    sub.add_argument("--path", default="line", choices=("line", "sphere"), help=text)
+    sub.add_argument("--out", required=True, help="folder for the wav files and the page")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
     command("verify", commands.verify).add_argument("bundle")
@@ -266,6 +315,20 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--seeds", type=_positive, default=5, help="perturbations of each clip")
             sub.add_argument("--steps", type=_positive, default=20, help="of the ascent to the worst case")
             sub.add_argument("--samples", type=int, default=4, help="clips to write as sound")
+
+    sub = command("judge-conversion", commands.judge_conversion)
+    sub.add_argument("bundle")
+    data_options(sub)
+    split_rule(sub, "--split-rule")
+    sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to convert")
+    sub.add_argument("--limit", type=_positive, help="convert this many clips, spread over the split")
+    text = "folder of a judge (fit-judge) of labels or speakers; may be given again"
+    sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
+    sub.add_argument("--samples", type=int, default=4, help="clips to write as sound")
+    sub.add_argument("--resamples", type=_positive, default=10_000, help="of the bootstrap (10000)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", required=True, help="folder for the page, tables and sounds")
+    sub.add_argument("--force", action="store_true", help="replace an earlier result")
 
     sub = command("latent", commands.latent)
     sub.add_argument("bundle")

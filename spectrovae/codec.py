@@ -12,8 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 import spectrovae
-from spectrovae import files, losses, representations
-from spectrovae.bundle import FORMAT_VERSION, PARTS, finish_saving, load_part, read_description, whole_file
+from spectrovae import conversion, files, generation, losses, representations
+from spectrovae.bundle import (
+    FORMAT_VERSION,
+    PARTS,
+    PRIOR,
+    finish_saving,
+    load_part,
+    load_prior,
+    read_description,
+    weights_digest,
+    whole_file,
+)
 from spectrovae.errors import InputError
 from spectrovae.models.base import posteriors_of
 
@@ -28,9 +38,11 @@ class Codec:
 
     Args:
         representation: from waveform to features and back.
-        encoder, decoder: Keras models; the decoder takes what the encoder returns.
+        encoder, decoder: Keras models; the decoder takes what the encoder returns, and perhaps the ``speaker`` too.
         family: name of the model family, ``"vae"`` or ``"unet"`` or your own.
-        prior: ``"standard_normal"`` where latents can be drawn from N(0, I); None where nothing can be generated.
+        prior: ``"standard_normal"`` where latents can be drawn from N(0, I); None where they cannot.
+        learned_prior: a :class:`spectrovae.models.priors.Prior` of one segment's latent; new sounds are drawn from it.
+        learned: what ``codec.json`` says of it: kind, figures, and the digest of the encoder it was fitted to.
         info: what else to keep in ``codec.json``: training time, metrics, any JSON.
         name: for tables and file names.
     """
@@ -43,10 +55,14 @@ class Codec:
         *,
         family: str = "custom",
         prior: str | None = None,
+        learned_prior: keras.Model | None = None,
+        learned: dict | None = None,
         info: dict | None = None,
         name: str = "codec",
     ):
-        self.representation, self.encoder, self.decoder = representation, encoder, decoder
+        self.representation, self.encoder = representation, encoder
+        self.decoder, self.conditioned = conversion.split(decoder)  # the first is told of no speaker
+        decoder = self.decoder
         self.family, self.prior, self.name = family, prior, name
         self.info: dict[str, Any] = dict(info or {})
         self.sample_rate = representation.sample_rate
@@ -64,12 +80,21 @@ class Codec:
                 f"the encoder returns latents of shapes and types {_signature(encoder.outputs)}, the decoder takes "
                 f"{_signature(decoder.inputs)}"
             )
+        self.learned_prior: Any = learned_prior
+        self.learned: dict[str, Any] = {"kind": type(learned_prior).__name__} | dict(learned or {})
+        self.draw_functions: dict[Any, Any] = {}
+        generation.check_fit(self)
         waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
         length = tf.TensorSpec([], tf.int32, name="length")
         latent = self.pack(self.latent_specs([f"latent_{index}" for index in range(len(self.latent_shapes))]))
         self._encode = tf.function(self.encode_graph, input_signature=[waveform], autograph=False)
         self._decode = tf.function(self.decode_graph, input_signature=[latent, length], autograph=False)
         self._reconstruct = tf.function(self.reconstruct_graph, input_signature=[waveform], autograph=False)
+        speaker = tf.TensorSpec([None], tf.int32, name="speaker")
+        self._decode_as = tf.function(self.decode_graph, input_signature=[latent, length, speaker], autograph=False)
+        self.convert_function = tf.function(
+            self.reconstruct_graph, input_signature=[waveform, speaker], autograph=False
+        )
         features = tf.TensorSpec([None, bins, None, channels], tf.float32, name="features")
         self._reconstruct_features = tf.function(
             self.reconstruct_features_graph, input_signature=[features], autograph=False
@@ -85,6 +110,11 @@ class Codec:
         """The layer that made the codes, :class:`spectrovae.quantisers.Quantiser`; None where latents are not codes."""
         return next((layer for layer in self.encoder.layers if layer.name == "quantiser"), None)
 
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Names of those in whose voices the decoder can speak; empty where it is told of none."""
+        return () if self.conditioned is None else conversion.conditioning.names_of(self.conditioned)
+
     # The path in the graph: what Python, the SavedModel and the reports all run.
 
     def features_graph(self, waveform):
@@ -95,17 +125,21 @@ class Codec:
         """(batch, samples) -> latent (batch, segments, ...), a tensor or a list."""
         return self._encode_features(self.features_graph(waveform))
 
-    def decode_graph(self, latent, length):
-        """Latent (batch, segments, ...) -> (batch, length); a negative length means all that the segments span."""
-        return self.representation.inverse(self._decode_features(latent), self._length(latent, length))
+    def decode_graph(self, latent, length, speaker=None):
+        """Latent (batch, segments, ...) -> (batch, length); a negative length means all that the segments span.
 
-    def reconstruct_graph(self, waveform):
+        Args:
+            speaker: int32 (batch,), places among ``speakers``; None for nobody.
+        """
+        return self.representation.inverse(self._decode_features(latent, speaker), self._length(latent, length))
+
+    def reconstruct_graph(self, waveform, speaker=None):
         """(batch, samples) -> (batch, samples), keeping the statistics that per-example scaling would lose."""
         features = self.features_graph(waveform)
         statistics = None
         if self.representation.normalisation == "per_example":
             statistics = self.representation.statistics(self.representation.decibels(self._whole_segments(waveform)))
-        decoded = self._decode_features(self._encode_features(features))
+        decoded = self._decode_features(self._encode_features(features), speaker)
         return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
 
     def reconstruct_features_graph(self, features):
@@ -134,10 +168,10 @@ class Codec:
         parts = zip(tf.nest.flatten(self.encoder(cut)), self.latent_types)
         return self.pack([tf.cast(tf.reshape(z, [shape[0], segments, *z.shape[1:]]), kind) for z, kind in parts])
 
-    def _decode_features(self, latent):
+    def _decode_features(self, latent, speaker=None):
         batch, segments = tf.unstack(tf.shape(tf.nest.flatten(latent)[0])[:2])
         flat = tf.nest.map_structure(lambda z: tf.reshape(z, [-1, *z.shape[2:]]), latent)
-        features = tf.cast(self.decoder(flat), tf.float32)
+        features = tf.cast(conversion.decoded(self, flat, speaker), tf.float32)
         _, bins, frames, channels = features.shape
         features = tf.transpose(tf.reshape(features, [batch, segments, bins, frames, channels]), [0, 2, 1, 3, 4])
         return tf.reshape(features, [batch, bins, segments * frames, channels])
@@ -158,9 +192,17 @@ class Codec:
         Raises:
             InputError: wrong sample rate, shape or type.
         """
-        return tf.nest.map_structure(np.asarray, self._encode(self._checked(waveform, sample_rate)))
+        return tf.nest.map_structure(np.asarray, self._encode(self.checked(waveform, sample_rate)))
 
-    def decode(self, latent, length: int | None = None, *, fill: str = "mean", seed: int = 0) -> np.ndarray:
+    def decode(
+        self,
+        latent,
+        length: int | None = None,
+        *,
+        fill: str = "mean",
+        seed: int = 0,
+        speaker: conversion.Speaker | None = None,
+    ) -> np.ndarray:
         """Waveforms of latents: float32 [shape=(batch, length)], by default all that the segments span.
 
         Args:
@@ -168,9 +210,10 @@ class Codec:
             fill: what the groups left out become: ``"mean"``, their prior's mean given those above, or ``"draw"``, a
                 draw from that prior.
             seed: of the draw.
+            speaker: whose voice, one name of ``speakers`` or one for each sound; None leaves it open.
 
         Raises:
-            InputError: another shape, type or number of latents.
+            InputError: another shape, type or number of latents; an unknown speaker.
         """
         parts = [np.asarray(z) for z in (latent if isinstance(latent, list | tuple) else [latent])]
         parts += self._filling(parts, fill, seed)
@@ -188,7 +231,10 @@ class Codec:
                 if low < 0 or high >= size:
                     raise InputError(f"{self.name} has codes from 0 to {size - 1}, received {low} to {high}")
         packed = self.pack([tf.cast(z, kind) for z, kind in zip(parts, self.latent_types)])
-        return self._decode(packed, -1 if length is None else length).numpy()
+        length = -1 if length is None else length
+        if speaker is None:
+            return self._decode(packed, length).numpy()
+        return self._decode_as(packed, length, conversion.places(self, speaker, len(parts[0]))).numpy()
 
     def _filling(self, parts: list, fill: str, seed: int) -> list:
         """Latents for the groups below ``parts``, where each has a prior N(0, I) given those above."""
@@ -203,7 +249,19 @@ class Codec:
 
     def reconstruct(self, waveform, sample_rate: int | None = None) -> np.ndarray:
         """Waveforms through encoder and decoder, same shape."""
-        return self._reconstruct(self._checked(waveform, sample_rate)).numpy()
+        return self._reconstruct(self.checked(waveform, sample_rate)).numpy()
+
+    def convert(self, waveform, speaker: conversion.Speaker, sample_rate: int | None = None) -> np.ndarray:
+        """Waveforms [shape=(batch, samples)] in another voice, same shape.
+
+        Args:
+            speaker: one name of ``speakers``, or one for each sound.
+            sample_rate: of the waveform in Hz; give it to have it checked.
+
+        Raises:
+            InputError: an unknown speaker, a codec without speakers, wrong sample rate, shape or type.
+        """
+        return conversion.convert(self, waveform, speaker, sample_rate)
 
     def reconstruct_features(self, features) -> np.ndarray:
         """Features (batch, bins, frames, channels) of any number of frames through encoder and decoder, same shape."""
@@ -227,55 +285,54 @@ class Codec:
         shape = [None, *self.encoder.inputs[0].shape[1:]]
         return tf.function(divergence, input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
 
-    def generate(self, count: int, *, segments: int = 1, temperature: float = 1.0, seed: int = 0) -> np.ndarray:
-        """New sounds from the prior: float32 [shape=(count, segments * segment_samples, about)].
+    def generate(
+        self,
+        count: int,
+        *,
+        segments: int = 1,
+        temperature: float = 1.0,
+        seed: int = 0,
+        label: generation.Names = None,
+        speaker: generation.Names = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        prefix: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """New sounds from the learned prior, or from N(0, I).
+
+        Returns:
+            float32 [shape=(count, segments * segment_samples, about)].
 
         Args:
-            temperature: standard deviation of the draw; below 1 is more typical, less varied.
+            temperature: below 1 is more typical, less varied; 0 takes what is likeliest.
+            label, speaker: what to draw, one name or one for each sound; None leaves it open. Of a learned prior.
+            top_k, top_p: keep the likeliest codes, see :func:`spectrovae.sampling.choose`.
+            prefix: a beginning to continue, [shape=(samples,)] shorter than a segment: its whole columns of codes are
+                kept. Of codes.
 
         Raises:
-            InputError: the family has no prior to draw from.
+            InputError: no prior to draw from, or an argument out of range or of another prior.
         """
-        if self.quantiser is not None:
-            raise InputError(
-                f"{self.name} ({self.family}) cannot generate: its codes need a prior learned from real sounds, and it "
-                "has none; use a vae"
-            )
-        if self.prior != "standard_normal":
-            raise InputError(
-                f"{self.name} ({self.family}) cannot generate: its decoder needs what the encoder found in a real "
-                "sound, and no prior over that exists; use a vae"
-            )
-        random = np.random.default_rng(seed)
-        noise = [random.standard_normal((count, segments, *shape)) for shape in self.latent_shapes]
-        return self.decode([np.float32(temperature * z) for z in noise])
+        return generation.generate(
+            self, count, segments=segments, temperature=temperature, seed=seed,
+            conditions={"label": label, "speaker": speaker}, top_k=top_k, top_p=top_p, prefix=prefix,
+        )  # fmt: skip
 
-    def interpolate(self, first, second, count: int) -> np.ndarray:
-        """Sounds on the straight line between the latents of two waveforms, both ends included.
-
-        Codes have no line between them: the vectors they stand for do, and each point of it takes the nearest codes.
+    def interpolate(self, first, second, count: int, path: str = "line") -> np.ndarray:
+        """Sounds between two waveforms by way of their latents, both ends included.
 
         Args:
             first, second: [shape=(samples,)]; the shorter is padded with silence.
+            path: ``"line"`` or ``"sphere"``, see :func:`spectrovae.generation.between`.
 
         Returns:
             float32 [shape=(count, samples)].
         """
         length = max(len(first), len(second))
         pair = np.stack([np.pad(np.asarray(x, np.float32), (0, length - len(x))) for x in (first, second)])
-        weight = np.linspace(0.0, 1.0, count, dtype=np.float32)
-
-        def line(z):
-            if self.quantiser is None:
-                w = weight.reshape(-1, *[1] * (z.ndim - 1))
-                return (1.0 - w) * z[:1] + w * z[1:]
-            vectors = np.asarray(self.quantiser.lookup(z))
-            w = weight.reshape(-1, *[1] * (vectors.ndim - 1))
-            between = np.array(self.quantiser.nearest((1.0 - w) * vectors[:1] + w * vectors[1:]))
-            between[-1], between[0] = z[1], z[0]  # the ends as they were, also where residual stages would differ
-            return between
-
-        return self.decode(tf.nest.map_structure(line, self.encode(pair)), length)
+        ends = self.encode(pair)
+        way = tf.nest.map_structure(lambda z: generation.between(self, z[:1], z[1:], count, path), ends)
+        return self.decode(way, length)
 
     def latent_specs(self, names) -> list[tf.TensorSpec]:
         """Specifications (batch, segments, ...) of the latent tensors, by these names."""
@@ -288,7 +345,8 @@ class Codec:
         """A list of latent tensors as the encoder returns it: the tensor alone, or the list."""
         return parts if isinstance(self.encoder.output, list | tuple) else parts[0]
 
-    def _checked(self, waveform, sample_rate):
+    def checked(self, waveform, sample_rate):
+        """A waveform as float32 (batch, samples); InputError where it is not one of this codec."""
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise InputError(
                 f"{self.name} works at {self.sample_rate} Hz, received {sample_rate} Hz; resample first "
@@ -319,13 +377,17 @@ class Codec:
             stage.mkdir()
             self.representation.save(stage / "representation.keras")
             self.encoder.save(stage / "encoder.keras")
-            self.decoder.save(stage / "decoder.keras")
+            (self.conditioned or self.decoder).save(stage / "decoder.keras")
+            if self.learned_prior is not None:
+                self.learned_prior.save(stage / f"{PRIOR}.keras")
             golden: dict[str, Any] = self.replay(golden_waveforms(self.segment_samples, self.sample_rate))
             np.savez(stage / "golden.npz", **golden)
             hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
             files.write_json(stage / "codec.json", self.description() | {"files": hashes})
             os.rename(stage, path / ".saved")
             finish_saving(path)
+            if self.learned_prior is None:
+                (path / f"{PRIOR}.keras").unlink(missing_ok=True)  # of an earlier bundle; codec.json knows it no more
 
     def description(self) -> dict:
         """What ``codec.json`` says, without the file hashes."""
@@ -351,8 +413,15 @@ class Codec:
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
-            "info": self.info,
-        }
+            "info": self.info | ({"speakers": list(self.speakers)} if self.speakers else {}),
+        } | self._learned_description()
+
+    def _learned_description(self) -> dict:
+        if self.learned_prior is None:
+            return {}
+        conditions = {name: list(names) for name, names in self.learned_prior.conditions.items()}
+        entry = {"encoder": weights_digest(self.encoder)} | self.learned | {"conditions": conditions}
+        return {"learned_prior": entry}
 
     def replay(self, waveform: np.ndarray) -> dict[str, Any]:
         """Waveforms with the features, latents and decoded features they give: the golden vectors of a bundle."""
@@ -363,11 +432,12 @@ class Codec:
         return {name: np.asarray(value) for name, value in found.items()}
 
     @classmethod
-    def load(cls, path: str | os.PathLike, verify: bool = False) -> "Codec":
+    def load(cls, path: str | os.PathLike, verify: bool = False, prior: bool = True) -> "Codec":
         """Read a bundle.
 
         Args:
             verify: also replay the golden vectors, see :meth:`verify`.
+            prior: also read the learned prior, where there is one.
 
         Raises:
             InputError: no bundle there, a part missing or damaged, a newer format, or golden vectors that differ.
@@ -375,8 +445,11 @@ class Codec:
         path = Path(path)
         description = read_description(path)
         models = [load_part(path, part) for part in PARTS]
+        learned_prior, learned = load_prior(path, models[1]) if prior else (None, None)
         codec = cls(
             *models,
+            learned_prior=learned_prior,
+            learned=learned,
             family=description["family"],
             prior=description["prior"],
             info=description["info"],

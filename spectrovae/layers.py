@@ -1,5 +1,7 @@
 """Layers that Keras lacks, in ``keras.ops`` alone. Importing this registers all that a saved part may hold."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -159,6 +161,122 @@ class CalibratedSigma(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(_package)
+class GradientReversal(keras.layers.Layer):
+    """Hand on what comes, and turn its gradient round (Ganin and Lempitsky, 2015): y = x, dy/dx = -weight.
+
+    What is trained behind it to tell something makes what is trained before it hide that.
+
+    Args:
+        weight: of the gradient that goes back, not negative; 0 lets none pass.
+
+    Input and output: any shape, in float32.
+    """
+
+    def __init__(self, weight: float = 1.0, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.weight = weight
+
+    def call(self, inputs):
+        x = ops.cast(inputs, "float32")
+        return -self.weight * x + ops.stop_gradient(x + self.weight * x)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "weight": self.weight}
+
+
+@keras.saving.register_keras_serializable(_package)
+class SpeakerEmbedding(keras.layers.Layer):
+    """A vector for each of several speakers, and one for "nobody given".
+
+    It holds their names, so that a decoder in a file of its own knows them.
+
+    Args:
+        names: of the speakers.
+        dim: of a vector.
+
+    Input: int32 (batch,), places among ``names``; their number, and whatever else is no place, is nobody.
+    Output: (batch, dim).
+    """
+
+    def __init__(self, names, dim: int = 16, **kwargs):
+        super().__init__(**kwargs)
+        self.names, self.dim = tuple(map(str, names)), int(dim)
+        self.table = self.add_weight((len(self.names) + 1, self.dim), "random_normal", name="table")
+        self.built = True
+
+    def call(self, speaker):
+        speaker = ops.cast(speaker, "int32")
+        known = ops.logical_and(speaker >= 0, speaker < len(self.names))
+        return ops.take(self.table, ops.where(known, speaker, len(self.names)), axis=0)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.dim)
+
+    def get_config(self):
+        return {**super().get_config(), "names": list(self.names), "dim": self.dim}
+
+
+@keras.saving.register_keras_serializable(_package)
+class Nobody(keras.layers.Layer):
+    """Latents (batch, ...) -> int32 (batch,), the class of "nobody given" in each row.
+
+    Args:
+        index: of that class.
+    """
+
+    def __init__(self, index: int, **kwargs):
+        super().__init__(**kwargs)
+        self.index = int(index)
+
+    def call(self, inputs):
+        return ops.full((ops.shape(inputs)[0],), self.index, dtype="int32")
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((inputs.shape[0],), dtype="int32")
+
+    def get_config(self):
+        return {**super().get_config(), "index": self.index}
+
+
+@keras.saving.register_keras_serializable(_package)
+class Modulation(keras.layers.Layer):
+    """Scale and shift each channel by a condition (FiLM, Perez et al., 2018): x (1 + a(c)) + b(c), a and b linear.
+
+    At first a and b are 0: the condition changes nothing until it is learned what.
+
+    Args:
+        scale: False shifts alone.
+
+    Input: x (batch, ..., channels) and the condition (batch, dim). Output: as x.
+    """
+
+    def __init__(self, scale: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = bool(scale)
+
+    def build(self, inputs_shape, condition_shape):
+        units = inputs_shape[-1] * (2 if self.scale else 1)
+        self.kernel = self.add_weight((condition_shape[-1], units), "zeros", name="kernel")
+
+    def call(self, inputs, condition):
+        found = ops.matmul(ops.cast(condition, self.compute_dtype), self.kernel)
+        found = ops.reshape(found, (-1, *[1] * (len(inputs.shape) - 2), found.shape[-1]))
+        if not self.scale:
+            return inputs + found
+        scale, shift = ops.split(found, 2, axis=-1)
+        return inputs * (1.0 + scale) + shift
+
+    def compute_output_shape(self, inputs_shape, condition_shape):
+        return inputs_shape
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(_package)
 class RandomWarp(keras.layers.Layer):
     """Play each example at a random tempo, from a random place and at a random pitch, by linear interpolation.
 
@@ -210,3 +328,20 @@ def _interpolation(size: int, log_scale, shift):
     index = ops.arange(size, dtype="float32")
     place = ops.clip(index * ops.exp(log_scale) + shift, 0.0, size - 1.0)
     return ops.relu(1.0 - ops.abs(place[:, None, :] - index[None, :, None]))
+
+
+def mu_law(waveform, classes: int = 256):
+    """Codes, int32 0 to ``classes`` - 1, of a waveform in [-1, 1], companded by the mu-law with mu = classes - 1.
+
+    ITU-T G.711's law with even steps, as WaveNet takes it (van den Oord et al., 2016, arXiv 1609.03499); what lies
+    outside [-1, 1] is clipped. The middle of an odd number of classes is silence; of an even number two lie beside it.
+    """
+    x = ops.clip(ops.cast(waveform, "float32"), -1.0, 1.0)
+    y = ops.sign(x) * ops.log1p((classes - 1) * ops.abs(x)) / math.log(classes)
+    return ops.cast(ops.floor(0.5 * (y + 1.0) * (classes - 1) + 0.5), "int32")
+
+
+def inverse_mu_law(codes, classes: int = 256):
+    """Waveform in [-1, 1] of the codes of :func:`mu_law`, float32 of the same shape."""
+    y = 2.0 * ops.cast(codes, "float32") / (classes - 1) - 1.0
+    return ops.sign(y) * ops.expm1(math.log(classes) * ops.abs(y)) / (classes - 1)

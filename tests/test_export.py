@@ -59,7 +59,8 @@ def signatures(exported):
 
 def test_signatures_are_named_and_of_any_batch_and_length(exported, signatures):
     codec = exported[0]
-    assert set(signatures) == {"serving_default", "features", "encode", "decode", "reconstruct", "describe"}
+    drawn = {"generate"} if codec.prior else set()
+    assert set(signatures) == {"serving_default", "features", "encode", "decode", "reconstruct", "describe"} | drawn
     latents = {f"latent_{i}": each for i, each in enumerate(zip(codec.latent_shapes, codec.latent_types))}
     if len(latents) == 1:
         latents = {"latent": latents["latent_0"]}
@@ -77,6 +78,11 @@ def test_signatures_are_named_and_of_any_batch_and_length(exported, signatures):
     ):  # fmt: skip
         assert signatures[name].structured_input_signature == ((), inputs)
         assert signatures[name].structured_outputs == outputs
+    if codec.prior:
+        seed, temperature = (tf.TensorSpec([None], k, n) for k, n in ((tf.int32, "seed"), (tf.float32, "temperature")))
+        given = {"seed": seed, "temperature": temperature}
+        assert signatures["generate"].structured_input_signature == ((), given)
+        assert signatures["generate"].structured_outputs == waveform
 
 
 def test_description_tells_the_sample_rate_without_and_with_tensorflow(exported, signatures):
@@ -129,7 +135,8 @@ def test_reconstruct_fills_the_last_segment_with_the_features_of_silence(exporte
 
 def test_parity_figures_of_the_gate(exported):
     for of_loader in serving.read_export(exported[2])["parity"].values():
-        assert set(of_loader) == {"serving_default", "features", "encode", "decode", "reconstruct"}
+        drawn = {"generate"} if exported[0].prior else set()
+        assert set(of_loader) == {"serving_default", "features", "encode", "decode", "reconstruct"} | drawn
         for figures in of_loader.values():
             assert 0.0 <= figures["relative"] <= 1e-2
             assert figures["db"] == pytest.approx(20 * np.log10(max(figures["relative"], 1e-10)))
@@ -145,7 +152,8 @@ def test_warm_up_requests_are_answered(exported, signatures):
             assert tensor.shape[0] == 1
         asked.append(request.model_spec.signature_name)
         assert request.model_spec.name == exported[0].name
-    assert asked == ["serving_default", "features", "encode", "decode", "reconstruct"]
+    drawn = ["generate"] if exported[0].prior else []
+    assert asked == ["serving_default", "features", "encode", "decode", "reconstruct", *drawn]
 
 
 @only_vae

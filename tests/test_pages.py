@@ -11,6 +11,7 @@ from browser import DESK, PHONE, contrast, overflow, plays
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.evaluation import compare, robustness
+from spectrovae.evaluation.draws import draws_page, examine_draws
 from spectrovae.evaluation.latent import latent
 from spectrovae.evaluation.report import Card, Cell, Report, Row, sound_cards
 from spectrovae.models import VAE
@@ -19,7 +20,7 @@ from spectrovae.study import Trial, study
 
 SAMPLES = 992
 LONG = "a-name-that-does-not-end-" * 4
-KINDS = ("compare", "robustness", "study", "latent")
+KINDS = ("compare", "robustness", "study", "latent", "draws")
 QUICK = {"resamples": 50, "components": (2,), "log": lambda message: None}
 
 
@@ -45,6 +46,10 @@ def pages(tmp_path_factory):
     trials = [Trial(name, "vae", 0, functools.partial(saved, name)) for name in ("one", LONG)]
     study(trials, recordings, folder / "study", log=lambda message: None)
     latent(models[1], recordings, folder / "latent", pairs=2, points=3, log=lambda message: None)
+    sounds = models[1].generate(3)
+    result = examine_draws(sounds, models[1], asked={"label": LONG}, recordings=recordings)
+    (folder / "draws").mkdir()
+    draws_page(f"Drawn: {LONG}", LONG, result, sounds, models[1]).save(folder / "draws" / "report.html")
     return {name: folder / name / "report.html" for name in KINDS}
 
 

@@ -33,8 +33,12 @@ def test_every_recipe_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "tones").mkdir()
     tones = write_tones(tmp_path / "tones", takes=12)
     assert "test clips" in run("fit_judge.py", "label", tones, tmp_path / "judge", "--epochs", 1)
+    voices = run("fit_converter.py", tones, tmp_path / "voices", "--epochs", 1, "--preset", "tiny")
+    assert "reed.wav" in voices
+    assert {path.name for path in (tmp_path / "voices" / "voices").iterdir()} == {"flute.wav", "reed.wav"}
     recipes = {path.name for path in (ROOT / "scripts").glob("*.py")}
-    fits = {f"fit_{name}.py" for name in ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet", "judge")}
+    models = ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet", "judge", "converter")
+    fits = {f"fit_{name}.py" for name in models}
     assert recipes == fits | {"compare.py", "evaluate_robustness.py", "export.py"}
 
 

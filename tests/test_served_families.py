@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict] = {
 FAMILIES, REPRESENTATIONS = sorted(models.FAMILIES), sorted(representations.REPRESENTATIONS)
 PAIRS = [(family, representation) for family in FAMILIES for representation in REPRESENTATIONS]
 ONE_OF_EACH = list(zip(FAMILIES, REPRESENTATIONS))
+SPEAKING = {"vae", "vq-vae"}  # that can be told who speaks
 CASES = {"quick": [(7, 1), (7, 700)], "slow": [(1, 1), (7, 1), (1, 481), (7, 700), (7, 60 * RATE)]}
 ROW = 3
 
@@ -60,12 +61,34 @@ def trained(family: str, name: str) -> Codec:
     keras.utils.set_random_seed(1)
     representation = representations.REPRESENTATIONS[name](RATE, normalisation="per_bin", **OPTIONS[name])
     representation.adapt([noise(4, SEGMENT)])
-    model = models.FAMILIES[family](representation.feature_shape(SEGMENT), preset="tiny")
+    options = {"speakers": ("ann", "bob")} if family in SPEAKING else {}
+    model = models.FAMILIES[family](representation.feature_shape(SEGMENT), preset="tiny", **options)
     features = representation(noise(40, SEGMENT))
     model.initialise([features])
     model.compile(optimizer="adam", run_eagerly=True)  # one step is not worth a graph
-    assert np.isfinite(model.train_on_batch(features[:8], return_dict=True)["loss"])
-    return Codec(representation, model.encoder, model.decoder, family=family, name=f"{family}-{name}")
+    batch = {"features": features[:8], "speaker": np.arange(8) % 2} if options else features[:8]
+    assert np.isfinite(model.train_on_batch(batch, return_dict=True)["loss"])
+    for weight in model.decoder.trainable_weights if options else ():
+        if "modulate" in weight.path:  # at first a speaker changes nothing
+            weight.assign(np.random.default_rng(0).standard_normal(weight.shape))
+    # The autoencoder draws from a learned prior, who has one from N(0, I), the others not.
+    prior = None
+    if family == "autoencoder":
+        latents = np.asarray(model.encoder(features))
+        prior = models.Flow(latents.shape[1:], preset="tiny", conditions={"label": ("a", "b"), "speaker": ("c",)})
+        prior.initialise(latents)
+        for weight in prior.trainable_weights:  # so that every part of it changes what is drawn
+            weight.assign(0.1 * np.random.default_rng(0).standard_normal(weight.shape))
+    return Codec(
+        representation, model.encoder, model.decoder, family=family, prior=model.prior, learned_prior=prior,
+        name=f"{family}-{name}",
+    )  # fmt: skip
+
+
+def signatures(family: str) -> set[str]:
+    drawn = {"generate"} if family == "autoencoder" or models.FAMILIES[family].prior else set()
+    told = {"convert"} if family in SPEAKING else set()
+    return {"serving_default", "features", "encode", "decode", "reconstruct"} | drawn | told
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +143,7 @@ def assert_close(found, expected, case):
 @every_pair
 def test_a_served_model_gives_what_keras_gives(served, kind, family, name):
     expected, found = (tensors[family, name] for tensors in served(kind))
-    assert {key.split("/")[1] for key in expected} == {"serving_default", "features", "encode", "decode", "reconstruct"}
+    assert {key.split("/")[1] for key in expected} == signatures(family)
     for case, array in expected.items():
         assert np.isfinite(array).all()
         assert_close(found[case], array, case)
@@ -131,7 +154,7 @@ def test_a_result_does_not_depend_on_the_others_in_the_batch(served, kind, famil
     found = served(kind)[1][family, name]
     # Two codes of a codebook after one step can be equally near to the last bit; serving_default tells what they sound.
     alone = [key for key in found if key.startswith("row") and np.issubdtype(found[key].dtype, np.floating)]
-    assert {key.split("/")[1] for key in alone} >= {"serving_default", "features", "decode", "reconstruct"}
+    assert {key.split("/")[1] for key in alone} >= signatures(family) - {"encode"}
     for key in alone:
         together = found[key.replace("row", "7x")]
         assert_close(found[key], together[ROW : ROW + 1], key)

@@ -73,5 +73,6 @@ def test_the_table_of_the_guide_names_every_signature():
 
     representation = representations.LogSTFT(4000, n_fft=64, hop_length=32)
     model = models.FAMILIES["vae"](representation.feature_shape(480), preset="tiny")
-    names = [endpoint.name for endpoint in endpoints(Codec(representation, model.encoder, model.decoder))]
+    codec = Codec(representation, model.encoder, model.decoder, prior=model.prior)
+    names = [endpoint.name for endpoint in endpoints(codec)]
     assert sorted(re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE)) == sorted(names)

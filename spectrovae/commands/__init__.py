@@ -4,14 +4,16 @@ Every command returns what ``--json`` prints, and the text for a person. Work be
 imported where they are used, so that ``spectrovae --help`` is quick.
 """
 
+from spectrovae.commands.drawing import generate, interpolate
 from spectrovae.commands.evaluation import compare, disentangle, latent, listen, robustness
-from spectrovae.commands.models import diagnose, fit, fit_judge, generate, interpolate, reconstruct, study, verify
+from spectrovae.commands.models import diagnose, fit, fit_judge, fit_prior, reconstruct, study, verify
 from spectrovae.commands.serving import call, deploy, export, serve
 from spectrovae.commands.sounds import data_fsdd, data_scan, doctor, invert, transform
+from spectrovae.commands.voices import convert, judge_conversion
 
 __all__ = [
     "doctor", "data_scan", "data_fsdd", "transform", "invert",
-    "fit", "fit_judge", "study", "reconstruct", "generate", "interpolate", "verify", "diagnose",
-    "compare", "robustness", "listen", "latent", "disentangle",
+    "fit", "fit_judge", "fit_prior", "study", "reconstruct", "convert", "generate", "interpolate", "verify", "diagnose",
+    "compare", "robustness", "listen", "latent", "disentangle", "judge_conversion",
     "export", "deploy", "serve", "call",
 ]  # fmt: skip

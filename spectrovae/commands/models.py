@@ -14,6 +14,7 @@ from spectrovae.commands.options import (
     open_codec,
     open_recordings,
     plain,
+    recordings_of,
     representation_for,
     unclipped,
 )
@@ -58,6 +59,19 @@ def fit_judge(options) -> tuple[dict, str]:
         options.target, recordings, options.out, epochs=options.epochs, seed=options.seed, force=options.force
     )
     return judge.info | {"judge": options.out}, f"{options.out}: {plain(judge.info['accuracy'])}"
+
+
+def fit_prior(options) -> tuple[dict, str]:
+    """Learn a prior of a model's latents and keep it in the bundle, for generate to draw from."""
+    from spectrovae import training
+    from spectrovae.training.prior import figures_text
+
+    codec = training.fit_prior(
+        options.bundle, recordings_of(options, open_codec(options.bundle, prior=False)), options.kind,
+        conditions=options.conditions, epochs=options.epochs, batch_size=options.batch_size,
+        learning_rate=options.learning_rate, preset=options.preset, seed=options.seed, force=options.force,
+    )  # fmt: skip
+    return codec.learned | {"bundle": options.bundle}, f"{options.bundle}\n{figures_text(codec.learned)}"
 
 
 def study(options) -> tuple[dict, str]:
@@ -115,29 +129,6 @@ def reconstruct(options) -> tuple[dict, str]:
     return {"files": written}, "\n".join(written)
 
 
-def generate(options) -> tuple[dict, str]:
-    """Draw new sounds from a model's prior."""
-    from spectrovae import audio
-
-    codec = open_codec(options.bundle)
-    outs = [free_path(Path(options.out) / f"{codec.name}-{index:04}.wav", options.force) for index in range(options.n)]
-    for out, sound in zip(outs, codec.generate(options.n, temperature=options.temperature, seed=options.seed)):
-        audio.write(out, unclipped(sound, out), codec.sample_rate)
-    return {"files": [str(out) for out in outs]}, "\n".join(map(str, outs))
-
-
-def interpolate(options) -> tuple[dict, str]:
-    """Sounds between two recordings, on the straight line between their latents."""
-    from spectrovae import audio
-
-    codec = open_codec(options.bundle)
-    outs = [free_path(Path(options.out) / f"{index:02}.wav", options.force) for index in range(options.n)]
-    first, second = (audio.read(file, codec.sample_rate)[0] for file in (options.first, options.second))
-    for out, sound in zip(outs, codec.interpolate(first, second, options.n)):
-        audio.write(out, unclipped(sound, out), codec.sample_rate)
-    return {"files": [str(out) for out in outs]}, "\n".join(map(str, outs))
-
-
 def verify(options) -> tuple[dict, str]:
     """Replay a bundle's golden vectors in a process that did not make them."""
     from spectrovae.codec import Codec
@@ -148,13 +139,9 @@ def verify(options) -> tuple[dict, str]:
 
 def diagnose(options) -> tuple[dict, str]:
     """Say what a model's latent carries, and what is wrong with it."""
-    from spectrovae.data import Recordings
     from spectrovae.training import examine
 
     codec = open_codec(options.bundle)
-    recordings = Recordings.open(
-        options.data, sample_rate=codec.sample_rate, samples=codec.segment_samples, split=options.split_rule,
-        progress=counter("scanned"),
-    )  # fmt: skip
+    recordings = recordings_of(options, codec)
     report = examine.examine_bundle(Path(options.bundle), recordings, codec, options.split)
     return examine.plain(report), examine.report_text(report)

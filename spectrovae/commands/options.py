@@ -17,7 +17,8 @@ MODEL_OPTIONS = (
     "likelihood", "sigma", "alpha", "beta", "warmup", "warmup_epochs", "free_bits", "groups", "balancing",
     "skips", "skip_noise",
     "quantiser", "codebook_size", "code_dim", "stages", "normalise", "gradient", "commitment", "commitment_weight",
-    "diversity_weight", "restart", "kmeans_steps", "levels",
+    "diversity_weight", "restart", "kmeans_steps", "levels", "code_map",
+    "speakers", "speaker_dropout", "speaker_adversary", "speaker_warp", "instance_norm",
 )  # fmt: skip
 
 
@@ -30,10 +31,20 @@ def open_recordings(options):
     )  # fmt: skip
 
 
-def open_codec(path: str):
+def open_codec(path: str, prior: bool = True):
     from spectrovae.codec import Codec
 
-    return Codec.load(path)
+    return Codec.load(path, prior=prior)
+
+
+def recordings_of(options, codec):
+    """The recordings that the options name, at a codec's rate, a segment each."""
+    from spectrovae.data import Recordings
+
+    return Recordings.open(
+        options.data, sample_rate=codec.sample_rate, samples=codec.segment_samples, split=options.split_rule,
+        progress=counter("scanned"),
+    )  # fmt: skip
 
 
 def open_codecs_and_recordings(options) -> tuple[list, Any]:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,52 @@ class Recordings:
         waveforms = self.waveforms(split, batch_size, shuffle=True, seed=seed, first_epoch=0)
         rows = _rows(len(self.examples(split)), batch_size, True, seed, 0)
         return tf.data.Dataset.zip(waveforms, _gather(tf.convert_to_tensor(labels), rows))
+
+    def speakers(self) -> tuple[str, ...]:
+        """Names of those who speak in the training split, in alphabetical order.
+
+        Raises:
+            InputError: somebody there has no name, or there are fewer than two.
+        """
+        found = {example.speaker for example in self.examples("train")}
+        if None in found or len(found) < 2:
+            raise InputError(
+                f"speakers need recordings of two at least, all of them named ({self._source.described}); "
+                f"found {', '.join(sorted(map(str, found))[:5])}: give a name pattern with a (?P<speaker>...) group"
+            )
+        return tuple(sorted(map(str, found)))
+
+    def places(self, split: str, speakers: Sequence[str]) -> np.ndarray:
+        """The place of each example's speaker among ``speakers``, their number for anybody else: int32 (examples,)."""
+        place = {name: index for index, name in enumerate(speakers)}
+        return np.array([place.get(str(example.speaker), len(place)) for example in self.examples(split)], np.int32)
+
+    def spoken(
+        self,
+        batches: tf.data.Dataset,
+        split: str,
+        speakers: Sequence[str],
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        first_epoch: int | None = None,
+    ) -> tf.data.Dataset:
+        """Batches of features, or of (features, target), with who speaks: ``{"features": ..., "speaker": ...}``.
+
+        Args:
+            batches: of this split, made with the same ``batch_size``, ``shuffle``, ``seed`` and ``first_epoch``.
+            speakers: names; ``"speaker"`` is int32 (batch,) as :meth:`places` has it.
+        """
+        rows = _rows(len(self.examples(split)), batch_size, shuffle, seed, first_epoch)
+        chosen = _gather(tf.convert_to_tensor(self.places(split, speakers)), rows)
+
+        def join(batch, speaker):
+            if isinstance(batch, tuple):
+                return {"features": batch[0], "speaker": speaker}, batch[1]
+            return {"features": batch, "speaker": speaker}
+
+        return tf.data.Dataset.zip(batches, chosen).map(join).prefetch(tf.data.AUTOTUNE)
 
     def features(
         self,

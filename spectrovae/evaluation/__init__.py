@@ -14,6 +14,7 @@ compare        models side by side
 robustness     what becomes of a disturbance
 report         a self-contained HTML page, its tables as files; ``players``: sounds equally loud
 latent         principal axes, traversals, draws, loss by factor, interpolation of one model's latent
+conversion     one voice in another, played to judges; ``leak``, what a latent tells of who speaks
 listen         a blind listening test, A/B/X
 """
 

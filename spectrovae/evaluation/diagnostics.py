@@ -15,6 +15,7 @@ from keras import ops
 from scipy.special import logsumexp
 
 from spectrovae.errors import InputError
+from spectrovae.models import conditioning
 from spectrovae.models.base import posteriors_of
 
 ACTIVE_VARIANCE = 0.01
@@ -242,8 +243,8 @@ class Calibration:
 
     @classmethod
     def of(cls, decoder: keras.Model) -> Calibration | None:
-        likelihood = next((layer for layer in decoder.layers if layer.name == "likelihood"), None)
-        return likelihood and cls(keras.Model(decoder.input, likelihood.output, name="moments"))
+        known = any(layer.name == "likelihood" for layer in conditioning.whole(decoder).layers)
+        return cls(conditioning.part(decoder, end="likelihood")) if known else None
 
     def add(self, features, latents: Arrays) -> None:
         mean, log_variance = (

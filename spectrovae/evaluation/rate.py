@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from spectrovae import losses
 from spectrovae.models.base import posteriors_of
+from spectrovae.models.conditioning import whole
 
 TOLERANCE = 0.05
 """The noise on a latent without a posterior is the most that raises the error by this part."""
@@ -65,8 +66,9 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
             "numbers": numbers,
             "distortion_db": distortion(latents),
         }
-        if any(layer.name == "sigma" for layer in codec.decoder.layers):
-            log_sigma = codec.decoder.get_layer("sigma").log_sigma
+        decoder = whole(codec.decoder)
+        if any(layer.name == "sigma" for layer in decoder.layers):
+            log_sigma = decoder.get_layer("sigma").log_sigma
             pairs = zip(parts, latents)
             nats += sum(float(tf.reduce_sum(losses.calibrated_nll(x, decode(z), log_sigma))) for x, z in pairs)
             found["bound_nats"] = nats / len(features)

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from spectrovae.evaluation.perturbations import Key, perturb
 from spectrovae.evaluation.systems import System
+from spectrovae.models import conditioning
 
 NAME = "worst-case"
 STEPS = 20
@@ -92,10 +93,10 @@ def gradient_path(reconstructor: Any) -> Callable | None:
     decoder = reconstructor.decoder
     if not any("int" in str(output.dtype) for output in encoder.outputs):
         return lambda features: decoder(encoder(features))
-    names = ({layer.name for layer in part.layers} for part in (encoder, decoder))
+    names = ({layer.name for layer in part.layers} for part in (encoder, conditioning.whole(decoder)))
     if reconstructor.quantiser is None or any(n not in found for n, found in zip(("encodings", "codebook"), names)):
         return None
     analysis = keras.Model(encoder.input, encoder.get_layer("encodings").output)
-    synthesis = keras.Model(decoder.get_layer("codebook").output, decoder.output)
+    synthesis = conditioning.part(decoder, "codebook")
     quantiser = reconstructor.quantiser
     return lambda features: synthesis(quantiser.estimate(analysis(features), False).vectors)

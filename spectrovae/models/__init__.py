@@ -1,10 +1,15 @@
 """Model families. Each file holds one: its presets, encoder, decoder and trainer, to be read top to bottom."""
 
 from spectrovae.models.autoencoder import Autoencoder
+from spectrovae.models.flow import Flow
 from spectrovae.models.hierarchical_vae import HierarchicalVAE
+from spectrovae.models.mixture import GaussianMixture
+from spectrovae.models.pixelcnn import PixelCNN
+from spectrovae.models.priors import Prior
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 from spectrovae.models.vq_vae import VQVAE
+from spectrovae.models.wavenet import WaveNet
 
 FAMILIES = {
     "autoencoder": Autoencoder,
@@ -14,4 +19,25 @@ FAMILIES = {
     "unet": UNet,
 }
 
-__all__ = ["FAMILIES", "VAE", "VQVAE", "Autoencoder", "HierarchicalVAE", "UNet"]
+# Distributions of a family's latents, learned once its encoder and decoder are.
+PRIORS: dict[str, type[Prior]] = {
+    "pixelcnn": PixelCNN,
+    "wavenet": WaveNet,
+    "mixture": GaussianMixture,
+    "flow": Flow,
+}
+
+__all__ = [
+    "FAMILIES",
+    "PRIORS",
+    "VAE",
+    "VQVAE",
+    "Autoencoder",
+    "Flow",
+    "GaussianMixture",
+    "HierarchicalVAE",
+    "PixelCNN",
+    "Prior",
+    "UNet",
+    "WaveNet",
+]

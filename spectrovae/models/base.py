@@ -24,6 +24,7 @@ class Trainer(keras.Model):
     encoder: keras.Model
     decoder: keras.Model
     prior: str | None = None  # "standard_normal" where latents can be drawn from N(0, I)
+    speakers: tuple[str, ...] = ()  # whose voices the decoder is told; empty where it is told of none
     warmup_epochs = 0.0  # over which the weight of the KL divergence grows, where nobody says otherwise
 
     def __init__(self, feature_shape, *, preset, presets, db_per_unit=1.0, seed=0, **kwargs):

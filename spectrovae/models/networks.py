@@ -18,7 +18,7 @@ from keras import ops
 
 from spectrovae import layers
 from spectrovae.errors import InputError
-from spectrovae.models import base
+from spectrovae.models import base, conditioning
 from spectrovae.pca import PrincipalComponents, principal_components
 
 NETWORKS = ("convolutional", "dense", "linear")
@@ -182,7 +182,9 @@ def hidden_of(inputs, options: Trainer):
 
 
 def build_decoder(options: Trainer, output: str = "features") -> keras.Model:
-    """Latent (batch, latent_dim) -> features (batch, bins, frames, channels).
+    """Latent (batch, latent_dim) -> features (batch, bins, frames, channels); with speakers ``[latent, speaker]``.
+
+    The speaker scales and shifts the channels of each stage, and shifts each cell of the linear path.
 
     Args:
         output: ``"features"``; ``"moments"``: features too, from a layer ``likelihood`` that also has the log-variance
@@ -190,21 +192,25 @@ def build_decoder(options: Trainer, output: str = "features") -> keras.Model:
             ``"probabilities"``: of [0, 1], the sigmoid of a layer ``logits``.
     """
     inputs = keras.Input((options.latent_dim,), name="latent")
+    speaker, voice = conditioning.speaker_input(options.speakers)
     x = inputs
     if options.network == "dense":
         x = keras.layers.Dense(options.hidden, activation="leaky_relu", name="hidden")(x)
+        x = conditioning.modulate(x, voice, "hidden")
     elif options.network == "convolutional":
-        x = _to_half_way(x, options)
+        x = _to_half_way(x, options, voice)
 
     def cells(suffix=""):
         if options.network == "convolutional":
-            return _to_full_resolution(x, options, suffix)
+            return _to_full_resolution(x, options, suffix, voice)
         y = keras.layers.Dense(options.cells, name=f"linear{suffix}")(x)
+        y = conditioning.modulate(y, voice, f"linear{suffix}", scale=False)
         return keras.layers.Reshape(options.feature_shape, name=f"cells{suffix}")(y)
 
     y = cells()
     if options.network == "convolutional":
         linear = _linear_path(options, options.cells, encoder=False)(inputs)
+        linear = conditioning.modulate(linear, voice, "linear", scale=False)
         linear = keras.layers.Reshape(options.feature_shape, name="cells")(linear)
         y = keras.layers.Add(name="sum")([y, linear])
     activation = "linear"
@@ -216,25 +222,29 @@ def build_decoder(options: Trainer, output: str = "features") -> keras.Model:
     elif output == "probabilities":
         y = keras.layers.Activation("linear", dtype="float32", name="logits")(y)
         activation = "sigmoid"
-    return keras.Model(inputs, keras.layers.Activation(activation, dtype="float32", name="features")(y), name="decoder")
+    y = keras.layers.Activation(activation, dtype="float32", name="features")(y)
+    return keras.Model(conditioning.inputs_of(inputs, speaker), y, name="decoder")
 
 
-def _to_half_way(x, options: Trainer):
+def _to_half_way(x, options: Trainer, voice):
     """Latent -> the feature maps from which the last layer makes full resolution."""
     widths, strides = options.widths, options.strides
     height, width = base.reduced_shape(options.feature_shape, strides)
     x = keras.layers.Dense(height * width * widths[-1], activation="leaky_relu", name="project")(x)
     x = keras.layers.Reshape((height, width, widths[-1]), name="unflatten")(x)
+    x = conditioning.modulate(x, voice, "project")
     for index in reversed(range(1, len(widths))):
         filters = widths[index - 1] * math.prod(strides[index])
         x = keras.layers.Conv2D(filters, 3, padding="same", activation="leaky_relu", name=f"up_{index}")(x)
+        x = conditioning.modulate(x, voice, f"up_{index}")
         x = layers.PixelShuffle(strides[index], name=f"shuffle_{index}")(x)
     return x
 
 
-def _to_full_resolution(x, options: Trainer, suffix: str):
+def _to_full_resolution(x, options: Trainer, suffix: str, voice):
     filters = options.feature_shape[-1] * math.prod(options.strides[0])
     x = keras.layers.Conv2D(filters, 3, padding="same", name=f"up_0{suffix}")(x)
+    x = conditioning.modulate(x, voice, f"up_0{suffix}")
     x = layers.PixelShuffle(options.strides[0], name=f"shuffle_0{suffix}")(x)
     return base.crop_to_shape(x, options.feature_shape, f"crop{suffix}")
 

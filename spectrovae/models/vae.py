@@ -13,11 +13,13 @@ from keras import ops
 
 from spectrovae import layers, losses
 from spectrovae.errors import InputError
-from spectrovae.models import base, networks
+from spectrovae.models import base, conditioning, networks
 
 LIKELIHOODS = ("sigma", "gaussian", "fixed_sigma", "bernoulli", "alpha_rmse", "alpha_mse")
 WARMUPS = ("linear", "cyclical", "log")
 CYCLES = 4
+ADVERSARY = 300.0  # weight of the speaker's adversary, in nats per example as all of the loss
+WARP = 0.1  # of what the encoder hears where there are speakers
 OUTPUTS = {"sigma": "sigma", "gaussian": "moments", "bernoulli": "probabilities"}
 
 
@@ -35,7 +37,7 @@ def build_encoder(options: networks.Trainer) -> keras.Model:
 
 
 @keras.saving.register_keras_serializable("spectrovae")
-class VAE(networks.Trainer):
+class VAE(networks.Trainer, conditioning.Speakers):
     """VAE trainer: holds ``encoder`` and ``decoder``, each of them usable and saved apart.
 
     Args:
@@ -62,7 +64,14 @@ class VAE(networks.Trainer):
             dimensions alive.
         linear: the linear path beside the convolutions. ``"principal"``, the default: call :meth:`initialise` with the
             training features before training, as ``spectrovae.training`` does. ``"learned"``, the only one under
-            ``"bernoulli"``, whose features are no sum of logits.
+            ``"bernoulli"``, whose features are no sum of logits, and the default with speakers, whom principal
+            components would keep in the latent.
+        speakers: names of those whose voices the decoder takes beside the latent, see
+            :class:`spectrovae.models.conditioning.Speakers`; none by default. A small latent leaves them less room.
+        speaker_dropout: how often, in training, it is not told who speaks.
+        speaker_adversary: weight of the gradient that hides the speaker from the latent; 0 opposes nobody.
+        speaker_warp: in training the encoder hears frequencies changed by a random factor of up to exp(+-speaker_warp),
+            and what is to be decoded are the true ones; for bins that are equally spaced.
         **options: those of :class:`spectrovae.models.networks.Trainer`.
 
     Metrics: ``reconstruction`` (nats per example; of the published losses the weighted error), ``kl`` (nats per
@@ -84,9 +93,13 @@ class VAE(networks.Trainer):
         warmup_steps: int = 0,
         free_bits: float = 0.0,
         linear: str | None = None,
+        speakers=(),
+        speaker_dropout: float = 0.1,
+        speaker_adversary: float = ADVERSARY,
+        speaker_warp: float = WARP,
         **options,
     ):
-        linear = linear or ("learned" if likelihood == "bernoulli" else "principal")
+        linear = linear or ("learned" if likelihood == "bernoulli" or speakers else "principal")
         super().__init__(feature_shape, latent_dim, linear=linear, **options)
         for name, value, choices in (("likelihood", likelihood, LIKELIHOODS), ("warmup", warmup, WARMUPS)):
             if value not in choices:
@@ -102,25 +115,29 @@ class VAE(networks.Trainer):
             raise InputError("linear='principal' predicts features, not the logits of bernoulli; use linear='learned'")
         self.likelihood, self.sigma, self.alpha, self.beta = likelihood, sigma, alpha, beta
         self.warmup, self.warmup_steps, self.free_bits = warmup, warmup_steps, free_bits
+        self.condition(speakers, speaker_dropout, speaker_adversary, speaker_warp)
         self.encoder = build_encoder(self)
         self.decoder = networks.build_decoder(self, OUTPUTS.get(likelihood, "features"))
         self.posteriors = base.posteriors_of(self.encoder)
         self.predicting = _with_parameters(self.decoder)
+        self.oppose((self.latent_dim,))
         self.sampling = layers.Sampling(seed=self.seed, name="sampling")
         # Not the optimizer's count: under JAX a loss sees that one as it was when the step was traced.
         self.steps = self.add_weight(shape=(), initializer="zeros", dtype="float32", trainable=False, name="steps")
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
 
-    def call(self, features, training=False):
+    def call(self, inputs, training=False):
+        features, speaker = self.told(inputs, training)
         target = self.augment(features, training)
-        (mean,), (log_variance,) = self.posteriors(target, training=training)
+        (mean,), (log_variance,) = self.posteriors(self.disguised(target, training), training=training)
         latent = self.sampling(mean, log_variance) if training else mean
-        outputs = self.predicting(latent, training=training) | {"mean": mean, "log_variance": log_variance}
+        decoded = self.predicting(self.spoken(latent, speaker, training), training=training)
+        outputs = decoded | {"mean": mean, "log_variance": log_variance} | self.guessed(latent, training)
         return outputs | ({"target": target} if target is not features else {})
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target = y_pred.get("target", x if y is None else y)
+        target = y_pred.get("target", conditioning.target_of(x, y))
         reconstruction = self.reconstruction_loss(target, y_pred, training)
         kl = losses.kl_divergence(y_pred["mean"], y_pred["log_variance"])
         self.reconstruction_tracker.update_state(reconstruction)
@@ -128,6 +145,7 @@ class VAE(networks.Trainer):
         self.track_error(target, y_pred["features"])
         penalty = losses.free_bits(kl, self.free_bits if training else 0.0)
         loss = ops.mean(reconstruction) + self.current_beta(training) * penalty
+        loss = loss + self.adversary_loss(x, y_pred, training)
         if training:
             self.steps.assign_add(1.0)
         return loss
@@ -195,6 +213,7 @@ class VAE(networks.Trainer):
             "warmup": self.warmup,
             "warmup_steps": self.warmup_steps,
             "free_bits": self.free_bits,
+            **self.speaker_config(),
         }
 
 

@@ -89,7 +89,8 @@ class Client:
         """The outputs of one request.
 
         Args:
-            signature: ``serving_default``, ``features``, ``encode``, ``decode``, ``reconstruct`` or ``describe``.
+            signature: ``serving_default``, ``features``, ``encode``, ``decode``, ``reconstruct``, ``convert``,
+                ``generate`` or ``describe``.
             **inputs: by name, each (batch, ...).
 
         Raises:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae.codec import Codec
+from spectrovae.generation import latents_graph, noise_size
 
 Tensors = dict[str, np.ndarray]
 Reading = Callable[[], contextlib.AbstractContextManager]
@@ -17,8 +18,8 @@ Reading = Callable[[], contextlib.AbstractContextManager]
 class Endpoint(NamedTuple):
     """One signature.
 
-    A further one is a further row: noise that ``generate`` draws and states that a stream carries from call to call
-    are inputs and outputs like any other, since a served model keeps nothing between requests.
+    A further one is a further row: the seed that ``generate`` draws from and states that a stream carries from call to
+    call are inputs and outputs like any other, since a served model keeps nothing between requests.
 
     Args:
         name: of the signature.
@@ -69,11 +70,18 @@ def endpoints(
     def reconstruct(features):
         return {"features": codec.reconstruct_features_graph(features)}
 
+    def convert(waveform, speaker):
+        return {"waveform": codec.reconstruct_graph(waveform, speaker)}
+
     def describe(request):
         return {"description": tf.fill(tf.shape(request), json.dumps(description))}
 
     def sound(waveform, results):
         return {"waveform": waveform}
+
+    def voices(waveform, results):
+        rows = np.arange(len(waveform), dtype=np.int32)
+        return {"waveform": waveform, "speaker": np.int32(rows % (len(codec.speakers) + 1))}
 
     def endpoint(run, inputs, *how, name=None):
         function = tf.function(run, input_signature=inputs, autograph=False)
@@ -81,7 +89,7 @@ def endpoints(
             function.get_concrete_function()  # traced here, and never again
         return Endpoint(name or run.__name__, inputs, function, *how)
 
-    return [
+    table = [
         endpoint(reconstruct_waveform, [waveform], sound, 1e-2, name="serving_default"),
         endpoint(features, [waveform], sound, 1e-3),
         endpoint(encode, [waveform], sound, 1e-3),
@@ -89,6 +97,47 @@ def endpoints(
         endpoint(reconstruct, [spectrogram], lambda _, results: results["features"], 1e-3),
         endpoint(describe, [request]),
     ]
+    if codec.speakers:
+        # Places in the list of speakers that ``describe`` gives; whatever is no place in it is nobody.
+        speaker = tf.TensorSpec([None], tf.int32, name="speaker")
+        table.insert(-1, endpoint(convert, [waveform, speaker], voices, 1e-2))
+    if codec.learned_prior is not None or codec.prior == "standard_normal":
+        run, inputs, tried = _generate(codec)
+        table.insert(-1, endpoint(run, inputs, tried, 1e-2))
+    return table
+
+
+def _generate(codec: Codec):
+    """Sounds of a segment each from the codec's prior; a row depends on its own inputs alone.
+
+    Inputs are ``seed``, ``temperature`` and the class of each condition, as its place in the list that ``describe``
+    gives; the place after the last, or any beyond, is "none given".
+    """
+    prior = codec.learned_prior
+    names = tuple(prior.conditions) if prior is not None else ()
+    size = noise_size(codec)
+    inputs = [tf.TensorSpec([None], tf.int32, "seed"), tf.TensorSpec([None], tf.float32, "temperature")]
+    inputs += [tf.TensorSpec([None], tf.int32, name) for name in names]
+
+    def uniform(seed):
+        # Philox by name: the automatic choice may be another on another device.
+        return tf.random.stateless_uniform([size], tf.stack([seed, 0]), alg="philox")
+
+    def generate(seed, temperature, *classes):
+        noise = tf.map_fn(uniform, seed, fn_output_signature=tf.TensorSpec([size], tf.float32))
+        given = {}
+        for name, index in zip(names, classes):
+            none = prior.none_given(name)
+            given[name] = tf.where((index >= 0) & (index < none), index, none)
+        parts = latents_graph(codec, noise, given, tf.maximum(temperature, 0.0))
+        return {"waveform": codec.decode_graph(codec.pack([z[:, None] for z in parts]), -1)}
+
+    def tried(waveform, results):
+        rows = np.arange(len(waveform), dtype=np.int32)
+        classes = {name: np.int32(rows % (prior.none_given(name) + 1)) for name in names}
+        return {"seed": rows + 1, "temperature": np.linspace(1.0, 0.5, len(rows), dtype=np.float32), **classes}
+
+    return generate, inputs, tried
 
 
 def examples(table: list[Endpoint], waveform: np.ndarray) -> dict[str, tuple[Tensors, Tensors]]:

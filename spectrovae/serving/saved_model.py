@@ -1,7 +1,8 @@
 """A codec as a SavedModel, in the folders that TensorFlow Serving polls.
 
 FOLDER/NAME/1/
-  saved_model.pb  variables/          signatures serving_default, features, encode, decode, reconstruct, describe
+  saved_model.pb  variables/          signatures serving_default, features, encode, decode, reconstruct, convert,
+                                      generate, describe
   assets.extra/spectrovae.json        sample rate, representation, versions, parity with the Keras model
   assets.extra/tf_serving_warmup_requests   what TF Serving replays when it loads the version
 """
@@ -47,6 +48,12 @@ def export(
     - ``decode``: the same latents -> ``waveform`` (batch, samples), all that the segments span.
     - ``reconstruct``: ``features`` of any number of frames -> ``features``, same shape: what encoder and decoder make
       of them. Frames of silence fill the last segment and are taken off again.
+    - ``convert``, where the decoder is told who speaks: ``waveform`` and ``speaker`` int32 (batch,), the place in the
+      list ``speakers`` of the description, one past the last for nobody -> ``waveform``, same shape.
+    - ``generate``, where there is a prior: ``seed`` int32 (batch,), ``temperature`` (batch,), and ``label`` and
+      ``speaker`` int32 (batch,) where the prior was learned with them (places in ``learned_prior.conditions`` of the
+      description; one past the last leaves it open) -> ``waveform`` (batch, samples) of one segment. A row depends on
+      its own inputs alone.
     - ``describe``: ``request`` (batch,), any strings -> ``description`` (batch,), JSON: ``sample_rate`` in Hz,
       ``segment_samples``, ``representation``, ``labels`` of the recordings, ``versions`` and what else ``codec.json``
       says. TF Serving's REST and its batching refuse a signature without inputs.
@@ -88,6 +95,7 @@ def export(
         with staged(home, str(version), force=force) as stage:
             description = codec.description() | {"name": name, "version": version}
             description |= {"labels": codec.info.get("labels", []), "weights": {"kind": weights}}
+            description |= {"speakers": list(codec.speakers)} if codec.speakers else {}
             stored = StoredWeights(codec, weights)
             table = endpoints(codec, stored.read, description)
             save(codec, stage, table, stored)

@@ -17,9 +17,9 @@ KINDS = ("float32", "float16", "int8")
 class StoredWeights:
     """The weights of a codec as an export keeps them, and how its graph reads them.
 
-    Kernels, embeddings and codebooks (two dimensions and more) of encoder and decoder are reduced and become float32
-    again in the graph, where computing stays as it was. Vectors, such as biases, and the representation are few and
-    stay float32. ``"int8"`` rounds to 127 steps on each side of zero, with a scale for each index of the last axis
+    Kernels, embeddings and codebooks (two dimensions and more) of encoder, decoder and prior are reduced and become
+    float32 again in the graph, where computing stays as it was. Vectors, such as biases, and the representation are few
+    and stay float32. ``"int8"`` rounds to 127 steps on each side of zero, with a scale for each index of the last axis
     (weight-only quantisation after training). The codec itself is left as it is.
 
     Args:
@@ -36,7 +36,8 @@ class StoredWeights:
         self.kind = kind
         self.plain: list[tf.Variable] = [weight.value for weight in codec.representation.weights]
         self.reduced: dict[int, list[tf.Variable]] = {}  # by the id of Keras's variable
-        for weight in [*codec.encoder.weights, *codec.decoder.weights]:
+        prior = codec.learned_prior
+        for weight in [*codec.encoder.weights, *codec.decoder.weights, *(prior.weights if prior is not None else ())]:
             if kind == "float32" or len(weight.shape) < 2 or weight.dtype != "float32":
                 self.plain.append(weight.value)
             else:

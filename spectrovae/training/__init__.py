@@ -3,5 +3,6 @@
 from spectrovae.training.fit import FitOptions, fit, repeat, train
 from spectrovae.training.judge import fit_judge
 from spectrovae.training.precision import best_precision, precision
+from spectrovae.training.prior import fit_prior
 
-__all__ = ["FitOptions", "best_precision", "fit", "fit_judge", "precision", "repeat", "train"]
+__all__ = ["FitOptions", "best_precision", "fit", "fit_judge", "fit_prior", "precision", "repeat", "train"]

@@ -1,6 +1,6 @@
 """Find the first tensor that was not finite in a training that diverged, by playing the epoch again."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -64,10 +64,11 @@ def first_non_finite(trainer: Trainer, restore: Callable[[], None], batches: Ite
 
 def _non_finite(trainer: Trainer, batch, target) -> Iterator[tuple[str, str]]:
     """(kind, name) of the tensors of a training step that are not finite, in the order of computing."""
-    if _bad(batch):
+    features = batch["features"] if isinstance(batch, Mapping) else batch
+    if _bad(features):
         yield "features", "the batch itself"
     yield from (("weight", name) for name, weight in _named(trainer, trainer.weights) if _bad(weight))
-    latent = batch
+    latent = features
     for part in (trainer.encoder, trainer.decoder):
         layers = [layer for layer in part.layers if not isinstance(layer, keras.layers.InputLayer)]
         probe = keras.Model(part.input, [layer.output for layer in layers], name="probe")
@@ -76,6 +77,8 @@ def _non_finite(trainer: Trainer, batch, target) -> Iterator[tuple[str, str]]:
             if any(_bad(tensor) for tensor in keras.tree.flatten(output)):
                 yield "layer", f"{part.name}/{layer.name}"
         latent = part(latent, training=True)
+        if isinstance(batch, Mapping):
+            latent = [latent, keras.ops.convert_to_tensor(batch["speaker"])]  # what the decoder takes
     trainer.reset_metrics()
     with tf.GradientTape() as tape:
         outputs = trainer(batch, training=True)

@@ -15,6 +15,7 @@ from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose
+from spectrovae.evaluation.leak import speaker_leak
 from spectrovae.pca import principal_components
 from spectrovae.training.live import silence
 from spectrovae.training.verdict import Finding, collapse_law, judge, ranges
@@ -62,12 +63,14 @@ def examine(
         found["training_codes"] = counts.result()
     spectrum = principal_components(batches("train"), SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed).variances
     law = collapse_law(spectrum, model or {}, found, math.prod(codec.encoder.inputs[0].shape[1:]))
+    leak = speaker_leak(codec, recordings, split) if codec.speakers else {}
     findings = judge(history or {}, found, law, model or {}, stalled=stalled, corrupt=corrupt)
     return {
         "split": split,
         "corrupt": corrupt,
         "diagnostics": found,
         "collapse_law": law,
+        **({"speaker_leak": leak} if leak else {}),
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
 
@@ -101,6 +104,8 @@ def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
             figures[f"prior_rise_db_{index}"] = group["prior_rise_db"]
     for index, stage in enumerate(found.get("training_codes", found.get("codes", {})).get("stages", ())):
         figures |= {f"code_{name}_{index}": stage["active"][name] for name in ("usage", "perplexity")}
+    if "speaker_leak" in report:
+        figures |= {f"speaker_leak_{name}": report["speaker_leak"][name] for name in ("accuracy", "chance")}
     return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
 
@@ -160,6 +165,12 @@ def figures_text(report: Mapping[str, Any]) -> str:
                     f"codes {index}, {label}, {tokens} tokens: {one['used']} of {found[name]['codebook_size']} used, "
                     f"perplexity {one['perplexity']:.1f}, {one['bits']:.2f} bits, {one['tokens']} tokens"
                 )
+    if "speaker_leak" in report:
+        leak = report["speaker_leak"]
+        lines.append(
+            f"speaker in the latent  named rightly for {leak['accuracy']:.1%} of {leak['clips']} clips by a linear "
+            f"classifier (chance {leak['chance']:.1%})"
+        )
     if "calibration" in found:
         z = found["calibration"]
         lines.append(

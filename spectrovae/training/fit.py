@@ -78,13 +78,16 @@ def fit(
         family: a name of ``spectrovae.models.FAMILIES``.
         warmup_epochs: epochs over which the weight of the KL divergence grows from 0; by default the family's own
             number, three for the hierarchical VAE and none for the VAE.
-        **model_options: of the family's trainer, such as ``preset`` or ``latent_dim``.
+        **model_options: of the family's trainer, such as ``preset`` or ``latent_dim``. ``speakers=True`` takes the
+            names of those in the training split.
 
     See :func:`train` for the others and for the errors.
     """
     options = options or FitOptions()
     if family not in models.FAMILIES:
         raise InputError(f"family must be one of {', '.join(models.FAMILIES)}, received {family!r}")
+    if model_options.get("speakers") is True:
+        model_options["speakers"] = recordings.speakers()
     if warmup_epochs is None:
         warmup_epochs = models.FAMILIES[family].warmup_epochs
     if warmup_epochs:
@@ -153,13 +156,20 @@ def train(
     def batches(split: str, **kwargs):
         return recordings.features(split, representation, options.batch_size, **kwargs)
 
+    def spoken(examples, split: str, **kwargs):
+        """With who speaks, for a trainer that takes it."""
+        if not trainer.speakers:
+            return examples
+        return recordings.spoken(examples, split, trainer.speakers, options.batch_size, **kwargs)
+
     def examples_of(split: str, **kwargs):
         """What the model is trained on: features, or pairs of corrupted and clean ones."""
-        return (
+        examples = (
             corruption.pairs(recordings, split, options.batch_size, **kwargs)
             if corruption
             else batches(split, **kwargs)
         )
+        return spoken(examples, split, **kwargs)
 
     if run.state_file.is_file():
         run.load(trainer)
@@ -192,7 +202,7 @@ def train(
     callbacks = [
         LiveDiagnostics(trainer, recordings, representation, options.batch_size, options.seed),
         TensorBoardPictures(run.folder / "logs", first, representation),
-        *([CleanValidation(batches("validation"))] if corruption else []),
+        *([CleanValidation(spoken(batches("validation"), "validation"))] if corruption else []),
         KeepRun(run, options.epochs, examples, options.patience, lambda logs: current_codec().save(out)),
     ]
     start = Snapshot(trainer)
@@ -229,7 +239,7 @@ def train(
     )
     metrics = _evaluate(best, twin, validation)
     if corruption:
-        metrics |= _evaluate(best, twin, batches("validation"), "validation_clean")
+        metrics |= _evaluate(best, twin, spoken(batches("validation"), "validation"), "validation_clean")
     best.info = {
         "finished": True,
         "epoch": run.best_epoch,
@@ -355,6 +365,7 @@ def _evaluate(codec: Codec, twin: Trainer, validation, prefix: str = "validation
     twin.decoder.set_weights(codec.decoder.get_weights())
     twin.compile()
     figures = twin.evaluate(validation, verbose=0, return_dict=True)
+    figures.pop("adversary", None)  # it belongs to the training, and no bundle keeps it
     return {f"{prefix}_{name}": float(value) for name, value in figures.items() if math.isfinite(value)}
 
 

@@ -1,0 +1,40 @@
+"""Sub-commands that let one speaker's sounds be heard in another's voice."""
+
+from pathlib import Path
+
+from spectrovae.commands.options import free_path, log, open_codec, recordings_of, unclipped
+from spectrovae.errors import InputError
+
+
+def convert(options) -> tuple[dict, str]:
+    """Send audio files through a model in another speaker's voice; files at another rate are resampled."""
+    from spectrovae import audio, conversion
+
+    codec = open_codec(options.bundle, prior=False)
+    conversion.places(codec, options.speaker, 1)  # before any file is read
+    out = Path(options.out)
+    alone = out.suffix.lower() == ".wav"
+    if alone and len(options.files) > 1:
+        raise InputError(f"{out} is one file and {len(options.files)} are to be converted; give a folder")
+    written = []
+    for file in options.files:
+        waveform, _ = audio.read(file, codec.sample_rate)
+        path = free_path(out if alone else out / f"{Path(file).stem}-{options.speaker}.wav", options.force)
+        audio.write(path, unclipped(codec.convert(waveform[None], options.speaker)[0], path), codec.sample_rate)
+        written.append(str(path))
+    return {"files": written, "speaker": options.speaker}, "\n".join(written)
+
+
+def judge_conversion(options) -> tuple[dict, str]:
+    """Convert clips to every other speaker and have judges hear them: is it the voice, are these the words?"""
+    from spectrovae.evaluation.conversion import convert_all, format_conversion
+    from spectrovae.evaluation.judges import Judge
+
+    codec = open_codec(options.bundle, prior=False)
+    judges = [Judge.load(path) for path in options.judge]
+    result = convert_all(
+        codec, recordings_of(options, codec), judges, options.out, split=options.split, limit=options.limit,
+        samples=options.samples, resamples=options.resamples, seed=options.seed, force=options.force, log=log,
+    )  # fmt: skip
+    page = Path(options.out) / "report.html"
+    return result | {"report": str(page)}, f"{format_conversion(result)}\n\n{page}"

@@ -1,0 +1,264 @@
+"""Learn a prior of a codec's latents, so that new sounds can be drawn that are like real ones."""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spectrovae import models
+from spectrovae.bundle import read_description, weights_digest
+from spectrovae.codec import Codec
+from spectrovae.data import Recordings
+from spectrovae.errors import InputError
+from spectrovae.models.priors import Prior
+from spectrovae.training.mixture import fit_mixture, mean_nll
+from spectrovae.training.run import log
+
+CONDITIONS = ("label", "speaker")
+SPLITS = ("train", "validation", "test")
+
+Classes = dict[str, np.ndarray]
+
+
+def fit_prior(
+    bundle: str | os.PathLike,
+    recordings: Recordings,
+    kind: str | None = None,
+    *,
+    conditions: Sequence[str] | None = None,
+    epochs: int = 30,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    preset: str = "small",
+    seed: int = 0,
+    force: bool = False,
+    **prior_options: Any,
+) -> Codec:
+    """Encode the recordings with a bundle's encoder, learn their latents' distribution, keep it in the bundle.
+
+    A latent is the posterior mean, or the codes, of one segment. The epoch of the lowest validation loss is kept; a
+    mixture needs none. The bundle is replaced in one step at the end, and until then it is as it was.
+
+    Args:
+        bundle: folder of a codec with one latent: codes, or a vector.
+        recordings: of the codec's rate; those it was trained on, so that the test split is new to both.
+        kind: a name of ``spectrovae.models.PRIORS``; by default ``pixelcnn`` for codes and ``mixture`` for vectors.
+        conditions: of ``"label"`` and ``"speaker"``; by default those that all training examples have, two or more of
+            them, and not each another.
+        epochs, batch_size, learning_rate: of Adam, whose rate falls to zero along a half cosine.
+        preset: size of the prior.
+        seed: of weights, order and dropout.
+        force: replace a prior that is there.
+        **prior_options: of the prior's class.
+
+    Returns:
+        The codec with its prior; ``codec.learned`` holds the figures.
+
+    Raises:
+        InputError: a codec whose latents cannot have such a prior, a prior that is there, recordings that do not fit.
+    """
+    codec = Codec.load(bundle, prior=False)
+    kind = _checked_kind(codec, kind)
+    if "learned_prior" in read_description(bundle) and not force:
+        raise InputError(f"{bundle} has a learned prior already; --force replaces it")
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, received {value}")
+    if not 0.0 < learning_rate < 1.0:
+        raise InputError(f"learning_rate must lie between 0 and 1, received {learning_rate}")
+    if recordings.sample_rate != codec.sample_rate:
+        raise InputError(
+            f"{codec.name} works at {codec.sample_rate} Hz, the recordings are at {recordings.sample_rate} Hz; open "
+            f"them with sample_rate={codec.sample_rate}"
+        )
+    started = time.monotonic()
+    keras.utils.set_random_seed(seed)
+    names = _condition_names(recordings, conditions)
+    data = {split: _encoded(codec, recordings, split, names) for split in SPLITS if recordings.examples(split)}
+    for split in ("train", "validation"):
+        if split not in data:
+            raise InputError(f"the {split} split is empty; add recordings, or choose another split rule")
+    shape = codec.latent_shapes[0]
+    size = codec.quantiser.codebook_size if codec.quantiser is not None else 0
+    said = ", ".join(f"{name} ({len(found)})" for name, found in names.items()) or "none"
+    what = f"codes of {size}" if size else "numbers"
+    log(f"{kind} of {shape} {what}, {len(data['train'][0])} examples, conditions: {said}")
+    options: dict[str, Any] = {"conditions": names, "preset": preset, "seed": seed, **prior_options}
+    epoch = 0
+    if kind == "mixture":
+        prior: Any = fit_mixture(*data["train"], *data["validation"], log=log, **options)
+    else:
+        prior = models.PRIORS[kind](shape, size, **options)
+        if hasattr(prior, "initialise"):
+            prior.initialise(*data["train"])
+        epoch = _train(prior, data["train"], data["validation"], epochs, batch_size, learning_rate, seed)
+    figures = code_figures(prior, data) if prior.codes else vector_figures(prior, data)
+    learned = {
+        "kind": kind,
+        "preset": preset,
+        "parameters": prior.count_params(),
+        "epoch": epoch,
+        "seed": seed,
+        "training_seconds": round(time.monotonic() - started, 3),
+        "examples": {split: len(latents) for split, (latents, _) in data.items()},
+        "figures": figures,
+        "encoder": weights_digest(codec.encoder),
+    }
+    fitted = Codec(
+        codec.representation, codec.encoder, codec.decoder, family=codec.family, prior=codec.prior,
+        learned_prior=prior, learned=learned, info=codec.info, name=codec.name,
+    )  # fmt: skip
+    fitted.save(bundle)
+    return fitted
+
+
+def code_figures(prior: Prior, data: dict[str, tuple[np.ndarray, Classes]]) -> dict[str, Any]:
+    """Bits a code, by split: of the prior with its conditions and without, and of what it should beat.
+
+    ``uniform`` is log2 of the number of codes; ``unigram`` codes each by how often it stands in the training split
+    (one more than its count, so that none is impossible), at any position, for each stage of the quantiser on its own.
+    ``saved`` is the part of the unigram's bits that the prior does without.
+    """
+    staged = len(prior.latent_shape) == 3
+    stages = prior.latent_shape[-1] if staged else 1
+    train = data["train"][0].reshape(-1, stages)
+    counts = np.stack([np.bincount(train[:, stage], minlength=prior.classes) for stage in range(stages)]) + 1.0
+    bits = -np.log2(counts / counts.sum(axis=1, keepdims=True))
+    figures: dict[str, Any] = {"unit": "bits a code", "uniform": math.log2(prior.classes)}
+    for split, (latents, classes) in data.items():
+        flat = latents.reshape(-1, stages)
+        unigram = float(np.mean([bits[stage][flat[:, stage]].mean() for stage in range(stages)]))
+        given = mean_nll(prior, latents, classes) / (prior.size * math.log(2.0))
+        own = {"prior": given, "unigram": unigram, "saved": 1.0 - given / unigram}
+        if prior.conditions:
+            own["unconditional"] = mean_nll(prior, latents, _open(prior, len(latents))) / (prior.size * math.log(2.0))
+        figures[split] = own
+    return figures
+
+
+def vector_figures(prior: Prior, data: dict[str, tuple[np.ndarray, Classes]]) -> dict[str, Any]:
+    """Nats a vector, by split: of the prior with its conditions and without, of N(0, I), and of the Gaussian of the
+    training split's mean and covariance."""
+    train = data["train"][0].reshape(len(data["train"][0]), -1).astype(np.float64)
+    mean, covariance = train.mean(axis=0), np.atleast_2d(np.cov(train, rowvar=False, bias=True))
+    covariance[np.diag_indices(len(covariance))] += 1e-6 * max(float(np.mean(np.diag(covariance))), 1e-9)
+    factor = np.linalg.cholesky(covariance)
+    constant = 0.5 * train.shape[1] * math.log(2.0 * math.pi)
+    figures: dict[str, Any] = {"unit": "nats a vector"}
+    for split, (latents, classes) in data.items():
+        x = latents.reshape(len(latents), -1).astype(np.float64)
+        white = np.linalg.solve(factor, (x - mean).T)
+        own = {
+            "prior": mean_nll(prior, latents, classes),
+            "standard_normal": float(0.5 * np.mean(np.sum(x * x, axis=1))) + constant,
+            "gaussian": float(0.5 * np.mean(np.sum(white * white, axis=0)) + np.log(np.diag(factor)).sum()) + constant,
+        }
+        if prior.conditions:
+            own["unconditional"] = mean_nll(prior, latents, _open(prior, len(latents)))
+        figures[split] = own
+    return figures
+
+
+def figures_text(learned: dict[str, Any]) -> str:
+    """One line a split, for a person."""
+    figures = learned["figures"]
+    lines = []
+    for split in SPLITS:
+        if split in figures:
+            own = dict(figures[split])
+            saved = own.pop("saved", None)
+            text = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in own.items())
+            lines.append(f"{split}: {text} {figures['unit']}" + (f"; {saved:.1%} saved" if saved is not None else ""))
+    return "\n".join(lines)
+
+
+def _checked_kind(codec: Codec, kind: str | None) -> str:
+    if codec.prior == "standard_normal" and len(codec.latent_shapes) > 1:
+        raise InputError(
+            f"{codec.name} ({codec.family}) is a hierarchy: its groups are drawn by priors of its own, which it "
+            "learned with its decoder; spectrovae generate draws from them"
+        )
+    if len(codec.latent_shapes) > 1:
+        raise InputError(
+            f"{codec.name} ({codec.family}) decodes a bottleneck together with the skips of a real sound, which no "
+            "prior of one latent can draw; fit a prior to an autoencoder, a vae or a vq-vae"
+        )
+    of_codes = codec.quantiser is not None
+    fitting = [name for name, cls in models.PRIORS.items() if cls.codes == of_codes]
+    kind = kind or ("pixelcnn" if of_codes else "mixture")
+    if kind not in fitting:
+        what = "codes" if of_codes else "vectors"
+        raise InputError(
+            f"a prior of the {what} of {codec.name} must be one of {', '.join(fitting) or 'none'}, received {kind!r}"
+        )
+    return kind
+
+
+def _condition_names(recordings: Recordings, conditions: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """The classes of each condition, from the training split."""
+    found = {}
+    for name in CONDITIONS if conditions is None else conditions:
+        if name not in CONDITIONS:
+            raise InputError(f"conditions must be of {', '.join(CONDITIONS)}, received {name!r}")
+        values = [getattr(example, name) for example in recordings.examples("train")]
+        different = set(values)
+        if None not in different and 1 < len(different) <= len(values) // 2:
+            found[name] = tuple(sorted(map(str, different)))
+        elif conditions is not None:
+            raise InputError(
+                f"a condition needs recordings that all have a {name}, of two at least and several recordings of each; "
+                f"found {len(different)} different in {len(values)}"
+            )
+    return found
+
+
+def _encoded(codec: Codec, recordings: Recordings, split: str, names) -> tuple[np.ndarray, Classes]:
+    """Latents of a split's segments, and their classes; a name that the training split lacks counts as none given."""
+    latents = [np.asarray(codec.encode(batch)) for batch in recordings.waveforms(split, 64)]
+    stacked = np.concatenate(latents)
+    segments = stacked.shape[1]
+    classes = {}
+    for name, known in names.items():
+        place = {own: number for number, own in enumerate(known)}
+        index = [place.get(str(getattr(example, name)), len(known)) for example in recordings.examples(split)]
+        classes[name] = np.repeat(np.array(index, np.int32), segments)
+    return stacked.reshape(-1, *stacked.shape[2:]), classes
+
+
+def _open(prior: Prior, count: int) -> Classes:
+    return {name: np.full(count, prior.none_given(name), np.int32) for name in prior.conditions}
+
+
+def _train(prior: Prior, train, held, epochs: int, batch_size: int, learning_rate: float, seed: int) -> int:
+    """Train, put the best epoch's weights back and return its number."""
+
+    def batches(data, shuffle: bool):
+        latents, classes = data
+        examples = tf.data.Dataset.from_tensor_slices({"latent": latents, **classes})
+        examples = examples.shuffle(len(latents), seed=seed) if shuffle else examples
+        return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    steps = math.ceil(len(train[0]) / batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    prior.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0), jit_compile=False)
+    best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, mode="min", restore_best_weights=True)
+    name = prior.tracker.name
+
+    def say(epoch, logs):
+        log(f"epoch {epoch + 1}/{epochs}: {logs[name]:.4g} {name}, validation {logs[f'val_{name}']:.4g}")
+
+    said = keras.callbacks.LambdaCallback(on_epoch_end=say)
+    validation = batches(held, False)
+    prior.fit(
+        batches(train, True), epochs=epochs, validation_data=validation, callbacks=[best, said], verbose=0,
+        shuffle=False,  # the data set has shuffled
+    )  # fmt: skip
+    if best.best_weights is None or not math.isfinite(best.best):
+        raise InputError("the prior's loss is not finite; lower the learning rate")
+    prior.set_weights(best.best_weights)  # Keras restores them only where it stopped early, or not, by its version
+    return int(best.best_epoch) + 1
