@@ -305,7 +305,8 @@ class Codec:
 
         Args:
             temperature: below 1 is more typical, less varied; 0 takes what is likeliest.
-            label, speaker: what to draw, one name or one for each sound; None leaves it open. Of a learned prior.
+            label, speaker: what to draw, one name or one for each sound; None leaves it open. Of a learned
+                prior; a decoder that is told who speaks is told the speaker too.
             top_k, top_p: keep the likeliest codes, see :func:`spectrovae.sampling.choose`.
             prefix: a beginning to continue, [shape=(samples,)] shorter than a segment: its whole columns of codes are
                 kept. Of codes.

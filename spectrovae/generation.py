@@ -35,7 +35,7 @@ def generate(
     top_p: float = 1.0,
     prefix: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What :meth:`Codec.generate` does."""
+    """What :meth:`Codec.generate` does. A speaker is told to the prior and to the decoder, whichever knows any."""
     check_prior(codec)
     if count < 1 or segments < 1:
         raise InputError(f"count and segments must be at least 1, received {count} and {segments}")
@@ -45,6 +45,9 @@ def generate(
         raise InputError(f"top_k must be 0 (all) or more, top_p above 0 and at most 1, received {top_k} and {top_p:g}")
     prior = codec.learned_prior
     given = {name: names for name, names in (conditions or {}).items() if names is not None}
+    voice = given.get("speaker") if codec.speakers else None
+    if voice is not None and (prior is None or "speaker" not in prior.conditions):
+        del given["speaker"]  # the decoder's alone
     of_codes = prior is not None and prior.codes
     if not of_codes and (top_k or top_p < 1.0):
         raise InputError(f"{codec.name} draws no codes, so that top_k and top_p choose nothing; use temperature")
@@ -57,7 +60,7 @@ def generate(
                 f"{codec.name} draws from N(0, I), which knows no {' or '.join(given)}; run spectrovae fit-prior"
             )
         noise = [random.standard_normal((count, segments, *shape)) for shape in codec.latent_shapes]
-        return codec.decode([np.float32(temperature * z) for z in noise])
+        return codec.decode([np.float32(temperature * z) for z in noise], speaker=voice)
     classes = condition_classes(prior, given, count)
     uniform = random.random((count, segments, *prior.noise_shape), np.float32)
     known = mask = None
@@ -74,7 +77,7 @@ def generate(
         own = {name: tf.constant(index[rows]) for name, index in classes.items()}
         heat = tf.fill([len(uniform[rows])], np.float32(temperature))
         parts.append(draw(tf.constant(uniform[rows]), own, heat, *kept).numpy())
-    return codec.decode(np.concatenate(parts).reshape(count, segments, *prior.latent_shape))
+    return codec.decode(np.concatenate(parts).reshape(count, segments, *prior.latent_shape), speaker=voice)
 
 
 def check_prior(codec: Codec) -> None:

@@ -19,10 +19,11 @@ from spectrovae.evaluation.diagnostics import diagnose
 from spectrovae.evaluation.leak import classified, points_of
 from spectrovae.evaluation.rate import rate_distortion
 from spectrovae.evaluation.worst_case import gradient_path
-from spectrovae.models import FAMILIES, conditioning
+from spectrovae.models import FAMILIES, PRIORS, conditioning
 from spectrovae.models.base import reduced_shape
 from spectrovae.models.vq_vae import PRESETS, patch_shape, strides_for
 from spectrovae.representations import LogSTFT
+from spectrovae.serving.endpoints import endpoints
 from spectrovae.training.corrupt import Corruption
 from spectrovae.training.divergence import first_non_finite
 
@@ -373,3 +374,36 @@ def test_codes_are_counted_and_looked_up(representation):
     np.testing.assert_allclose(np.square(points[:, :32]).sum(axis=1), 2 * positions, rtol=1e-5)
     assert points[0, codes[0, 0, 0, 0]] > 0
     np.testing.assert_allclose(points[:, 32:], np.asarray(model.quantiser.lookup(codes)).reshape(3, -1))
+
+
+@pytest.mark.parametrize("prior", [None, {}, {"speaker": ("cyd", "ann", "zoe")}], ids=["normal", "open", "speakers"])
+def test_drawn_sounds_are_spoken_by_whom_is_asked_for(representation, prior):
+    model = make("vae", representation.feature_shape(SAMPLES))
+    codec = Codec(representation, model.encoder, model.decoder, prior=model.prior, family="vae")
+    if prior is not None:
+        learned = PRIORS["mixture"](codec.latent_shapes[0], conditions=prior, components=2)
+        codec = Codec(representation, model.encoder, model.decoder, family="vae", learned_prior=learned)
+    names = ["ann", "cyd"]
+    drawn = codec.generate(2, seed=1)
+    spoken = codec.generate(2, seed=1, speaker=names)
+    assert np.abs(spoken - drawn).max() > 1e-3
+    if not prior:  # the same latents in other voices
+        latent = codec.encode(drawn)
+        assert latent.shape[1:] == (1, *codec.latent_shapes[0])
+        np.testing.assert_array_equal(codec.generate(2, seed=1, speaker="ann")[0], spoken[0])
+    with pytest.raises(InputError, match="speaker must be one of"):
+        codec.generate(1, speaker="dan")
+
+    served = next(endpoint for endpoint in endpoints(codec) if endpoint.name == "generate")
+    assert [spec.name for spec in served.inputs] == ["seed", "temperature", "speaker"]
+    known = (*codec.learned_prior.conditions["speaker"],) if prior else codec.speakers
+
+    def call(*speakers):
+        rows = [known.index(name) if name in known else len(known) for name in speakers]
+        count = len(rows)
+        return served.function(np.full(count, 5, np.int32), np.ones(count, np.float32), np.int32(rows))["waveform"]
+
+    found = call("ann", "cyd", "nobody")
+    np.testing.assert_allclose(found[1:2], call("cyd"), atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    assert np.abs(found[0] - found[2]).max() > 1e-3

@@ -114,7 +114,13 @@ def _generate(codec: Codec):
     gives; the place after the last, or any beyond, is "none given".
     """
     prior = codec.learned_prior
-    names = tuple(prior.conditions) if prior is not None else ()
+    conditions = dict(prior.conditions) if prior is not None else {}
+    if codec.speakers:
+        conditions.setdefault("speaker", codec.speakers)
+    names, counts = tuple(conditions), {name: len(classes) for name, classes in conditions.items()}
+    # The decoder's place of each of the prior's speakers, and nobody's for "none given".
+    place, nobody = {name: index for index, name in enumerate(codec.speakers)}, len(codec.speakers)
+    places = [place.get(name, nobody) for name in conditions.get("speaker", ())]
     size = noise_size(codec)
     inputs = [tf.TensorSpec([None], tf.int32, "seed"), tf.TensorSpec([None], tf.float32, "temperature")]
     inputs += [tf.TensorSpec([None], tf.int32, name) for name in names]
@@ -127,14 +133,15 @@ def _generate(codec: Codec):
         noise = tf.map_fn(uniform, seed, fn_output_signature=tf.TensorSpec([size], tf.float32))
         given = {}
         for name, index in zip(names, classes):
-            none = prior.none_given(name)
-            given[name] = tf.where((index >= 0) & (index < none), index, none)
-        parts = latents_graph(codec, noise, given, tf.maximum(temperature, 0.0))
-        return {"waveform": codec.decode_graph(codec.pack([z[:, None] for z in parts]), -1)}
+            given[name] = tf.where((index >= 0) & (index < counts[name]), index, counts[name])
+        asked = {name: given[name] for name in prior.conditions} if prior is not None else {}
+        parts = latents_graph(codec, noise, asked, tf.maximum(temperature, 0.0))
+        voice = tf.gather([*places, nobody], given["speaker"]) if codec.speakers else None
+        return {"waveform": codec.decode_graph(codec.pack([z[:, None] for z in parts]), -1, voice)}
 
     def tried(waveform, results):
         rows = np.arange(len(waveform), dtype=np.int32)
-        classes = {name: np.int32(rows % (prior.none_given(name) + 1)) for name in names}
+        classes = {name: np.int32(rows % (counts[name] + 1)) for name in names}
         return {"seed": rows + 1, "temperature": np.linspace(1.0, 0.5, len(rows), dtype=np.float32), **classes}
 
     return generate, inputs, tried
