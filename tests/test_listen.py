@@ -231,8 +231,18 @@ def test_damaged_or_foreign_answers_do_no_harm(browser, made):
         name = page.evaluate("localStorage.key(0)")
         for value in ("", "rubbish", "e30="):
             page.evaluate("([name, value]) => localStorage.setItem(name, value)", [name, value])
+            page.evaluate("(value) => history.replaceState(value, '')", value)
             page.reload()
             assert page.is_visible("#setup")
+
+
+def test_a_store_found_empty_loses_nothing(browser, made):
+    with browser.open(made[1]) as page:
+        start(page, count=2)
+        answer(page, True)
+        page.evaluate("localStorage.clear()")
+        page.reload()
+        assert "Trial 2 of 2" in page.inner_text("#progress")
 
 
 def test_by_night_on_a_phone(browser, made):

@@ -20,24 +20,31 @@
     return result;
   };
 
-  // What is kept between visits.
+  // What is kept between visits; and with the tab, as Chromium now and then gives a page from disk an empty store.
   const name = `spectrovae-abx-${id}`;
   let memory = null;
   const keep = (state) => {
+    const bytes = state && scramble(new TextEncoder().encode(JSON.stringify(state)));
+    const text = bytes && btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+    history.replaceState(text, "");
     try {
-      if (state === null) localStorage.removeItem(name);
-      else {
-        const bytes = scramble(new TextEncoder().encode(JSON.stringify(state)));
-        localStorage.setItem(name, btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")));
-      }
+      if (text === null) localStorage.removeItem(name);
+      else localStorage.setItem(name, text);
     } catch {
       element("memory").hidden = false;
     }
     memory = state;
   };
+  const stored = () => {
+    try {
+      return localStorage.getItem(name);
+    } catch {
+      return null;
+    }
+  };
   const kept = () => {
     try {
-      const text = localStorage.getItem(name);
+      const text = stored() ?? history.state;
       const state = text && JSON.parse(new TextDecoder().decode(scramble(bytesOf(text))));
       return state && Array.isArray(state.trials) && Array.isArray(state.answers) ? state : null;
     } catch {
