@@ -16,7 +16,7 @@ from spectrovae.dsp.phase import METHODS
 from spectrovae.errors import InputError
 from spectrovae.representations import NORMALISATIONS, REPRESENTATIONS, LogSTFT
 
-KINDS = [(name, normalisation) for name in REPRESENTATIONS for normalisation in NORMALISATIONS]
+KINDS = [(name, normalisation) for name, kind in REPRESENTATIONS.items() for normalisation in kind.normalisations]
 
 
 def noise(*shape, seed=0):

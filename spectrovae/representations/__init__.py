@@ -6,6 +6,7 @@ from spectrovae.representations.log_stft import LogSTFT
 from spectrovae.representations.magnitude_phase import MagnitudePhase
 from spectrovae.representations.mdct import MDCT
 from spectrovae.representations.spectrum import Spectrum
+from spectrovae.representations.waveform import Chunks, Subbands, Waveform
 
 REPRESENTATIONS = {
     "log-stft": LogSTFT,
@@ -13,9 +14,12 @@ REPRESENTATIONS = {
     "magnitude-phase": MagnitudePhase,
     "mdct": MDCT,
     "spectrum": Spectrum,
+    "subbands": Subbands,
+    "chunks": Chunks,
 }
 
 __all__ = [
+    "Chunks",
     "LogMel",
     "MDCT",
     "NORMALISATIONS",
@@ -24,5 +28,7 @@ __all__ = [
     "MagnitudePhase",
     "Representation",
     "Spectrum",
+    "Subbands",
+    "Waveform",
     "load",
 ]

@@ -32,6 +32,7 @@ class Representation(keras.layers.Layer):
     """
 
     keeps_phase = False  # whether the inverse needs no phase search
+    normalisations = NORMALISATIONS  # those that it can have
     n_fft: int  # samples in a window
     hop_length: int = 0  # samples between frames; 0 where the features are of the whole sound
 
@@ -85,6 +86,11 @@ class Representation(keras.layers.Layer):
     def frequencies(self) -> np.ndarray:
         """Frequency of each bin in Hz [shape=(bins,)]; by default evenly spaced from 0 to half the sample rate."""
         return np.arange(self.bins) * (self.sample_rate / 2.0 / self.bins)
+
+    @property
+    def view(self) -> "Representation":
+        """The representation whose bins and frames ``decibels`` has: itself, but for features that are samples."""
+        return self
 
     @property
     def context(self) -> int:
