@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def representation_options(sub: argparse.ArgumentParser, peak: str) -> None:
         group = sub.add_argument_group("representation")
-        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum"
-        group.add_argument("--representation", default="log-stft", metavar="NAME", help=names)
+        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum, subbands, chunks; log-stft, or the family's own"
+        group.add_argument("--representation", metavar="NAME", help=names)
         group.add_argument("--normalisation", default="range", choices=("range", "per_bin", "per_example"))
         group.add_argument("--max-db", type=float, help=f"top of the range in dB; {peak} by default")
         group.add_argument("--dynamic-range", type=float, default=80.0, help="dB below the top at which levels end")
@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--window", help="mdct: vorbis, sine or kbd")
         group.add_argument("--content", help="spectrum: magnitude, magnitude_phase or mdct")
         group.add_argument("--scale", help="spectrum: db or linear")
+        group.add_argument("--bands", type=_positive, help="subbands: how many; by default 4, 8 or 16, as the rate is")
+        group.add_argument("--attenuation", type=float, help="subbands: of the filters, in dB; 100 by default")
+        group.add_argument("--length", type=_positive, help="chunks: samples of one; 22050 by default")
         group.add_argument("--companding", help="mdct: asinh, mu_law, linear or sign_log")
 
     def fit_options(sub: argparse.ArgumentParser) -> None:
@@ -155,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--batch-size", type=int, default=32)
         sub.add_argument("--learning-rate", type=float, default=1e-3)
         sub.add_argument("--patience", type=int, default=10, help="epochs without improvement before stopping; 0 never")
+        text = "rave: epochs before the adversary joins; two thirds by default"
+        sub.add_argument("--adversarial-from", type=int, metavar="EPOCHS", help=text)
         sub.add_argument("--precision", default="auto", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
 
     def fit_option(name: str, text: str) -> Any:

@@ -34,7 +34,8 @@ class Codec:
     Waveforms are float32 (batch, samples) in [-1, 1] at ``sample_rate``, of any length. A longer one is cut into the
     segments that the encoder takes, so latents carry an axis of segments: (batch, segments, ...), one tensor or a list
     as the encoder returns it. Segments are joined as features, before the inverse transform, so that no seam is heard
-    in the phase.
+    in the phase. An encoder and a decoder that take any number of frames run over all segments at once instead, and the
+    latent is cut afterwards: there is no seam in a waveform either.
 
     Args:
         representation: from waveform to features and back.
@@ -44,6 +45,7 @@ class Codec:
         learned_prior: a :class:`spectrovae.models.priors.Prior` of one segment's latent; new sounds are drawn from it.
         learned: what ``codec.json`` says of it: kind, figures, and the digest of the encoder it was fitted to.
         info: what else to keep in ``codec.json``: training time, metrics, any JSON.
+        segment_frames: frames of a segment, for an encoder that takes any number of them.
         name: for tables and file names.
     """
 
@@ -58,6 +60,7 @@ class Codec:
         learned_prior: keras.Model | None = None,
         learned: dict | None = None,
         info: dict | None = None,
+        segment_frames: int | None = None,
         name: str = "codec",
     ):
         self.representation, self.encoder = representation, encoder
@@ -67,11 +70,15 @@ class Codec:
         self.info: dict[str, Any] = dict(info or {})
         self.sample_rate = representation.sample_rate
         bins, frames, channels = encoder.inputs[0].shape[1:]
-        self.segment_frames = frames
+        self.whole = frames is None  # whether segments are only a way to cut the latent
+        if self.whole and not segment_frames:
+            raise InputError("the encoder takes any number of frames; give segment_frames, those of a segment")
+        self.segment_frames = frames = segment_frames if self.whole else frames
+        self.feature_shape = (bins, frames, channels)
         self.segment_samples = representation.samples_of(frames)
-        if representation.feature_shape(self.segment_samples) != (bins, frames, channels):
+        if representation.feature_shape(self.segment_samples) != self.feature_shape:
             raise InputError(
-                f"the encoder takes features shaped {(bins, frames, channels)}, the representation gives "
+                f"the encoder takes features shaped {self.feature_shape}, the representation gives "
                 f"{representation.feature_shape(self.segment_samples)}"
             )
         self.latent_shapes, self.latent_types = _signature(encoder.outputs)
@@ -80,6 +87,9 @@ class Codec:
                 f"the encoder returns latents of shapes and types {_signature(encoder.outputs)}, the decoder takes "
                 f"{_signature(decoder.inputs)}"
             )
+        if self.whole:
+            segment = encoder.compute_output_spec(keras.KerasTensor((1, *self.feature_shape)))
+            self.latent_shapes, _ = _signature(tf.nest.flatten(segment))
         self.learned_prior: Any = learned_prior
         self.learned: dict[str, Any] = {"kind": type(learned_prior).__name__} | dict(learned or {})
         self.draw_functions: dict[Any, Any] = {}
@@ -162,6 +172,9 @@ class Codec:
     def _encode_features(self, features):
         shape = tf.shape(features)
         segments = shape[2] // self.segment_frames
+        if self.whole:
+            parts = zip(tf.nest.flatten(self.encoder(features)), self.latent_shapes)
+            return self.pack([tf.cast(tf.reshape(z, [shape[0], segments, *own]), tf.float32) for z, own in parts])
         bins, channels = features.shape[1], features.shape[3]
         cut = tf.reshape(features, [shape[0], bins, segments, self.segment_frames, channels])
         cut = tf.reshape(tf.transpose(cut, [0, 2, 1, 3, 4]), [-1, bins, self.segment_frames, channels])
@@ -170,6 +183,9 @@ class Codec:
 
     def _decode_features(self, latent, speaker=None):
         batch, segments = tf.unstack(tf.shape(tf.nest.flatten(latent)[0])[:2])
+        if self.whole:
+            joined = tf.nest.map_structure(lambda z: tf.reshape(z, [batch, segments * z.shape[2], *z.shape[3:]]), latent)
+            return tf.cast(conversion.decoded(self, joined, speaker), tf.float32)
         flat = tf.nest.map_structure(lambda z: tf.reshape(z, [-1, *z.shape[2:]]), latent)
         features = tf.cast(conversion.decoded(self, flat, speaker), tf.float32)
         _, bins, frames, channels = features.shape
@@ -398,7 +414,7 @@ class Codec:
             "prior": self.prior,
             "sample_rate": self.sample_rate,
             "segment_samples": self.segment_samples,
-            "feature_shape": list(self.encoder.inputs[0].shape[1:]),
+            "feature_shape": list(self.feature_shape),
             "latent_shapes": [list(shape) for shape in self.latent_shapes],
             "parameters": {"encoder": self.encoder.count_params(), "decoder": self.decoder.count_params()},
             "representation": {"class": type(self.representation).__name__}
@@ -454,6 +470,7 @@ class Codec:
             family=description["family"],
             prior=description["prior"],
             info=description["info"],
+            segment_frames=description["feature_shape"][1],
             name=path.resolve().name,
         )
         if verify:

@@ -9,7 +9,7 @@ from spectrovae.errors import InputError
 
 REPRESENTATION_OPTIONS = (
     "n_fft", "hop_length", "phase_search", "n_mels", "power", "phase", "frame_length", "window", "companding",
-    "content", "scale",
+    "content", "scale", "bands", "attenuation", "length",
 )  # fmt: skip
 
 MODEL_OPTIONS = (
@@ -98,26 +98,44 @@ def build_representation(options, sample_rate: int, **given):
 
     from spectrovae import representations
 
-    if options.representation not in representations.REPRESENTATIONS:
+    wanted = _family_representation(options)
+    name = options.representation or wanted or "log-stft"
+    if name not in representations.REPRESENTATIONS:
         names = ", ".join(representations.REPRESENTATIONS)
-        raise InputError(f"--representation must be one of {names}, received {options.representation!r}")
-    cls = representations.REPRESENTATIONS[options.representation]
+        raise InputError(f"--representation must be one of {names}, received {name!r}")
+    if wanted and name != wanted:
+        raise InputError(f"{options.family} works on --representation {wanted}, received {name!r}")
+    cls = representations.REPRESENTATIONS[name]
     own = {"dynamic_range": options.dynamic_range, "normalisation": options.normalisation, **given}
-    for name in REPRESENTATION_OPTIONS:
-        if getattr(options, name) is not None:
-            if name not in inspect.signature(cls).parameters:
-                raise InputError(f"--{name.replace('_', '-')} is no option of {options.representation}")
-            own[name] = getattr(options, name)
+    for option in REPRESENTATION_OPTIONS:
+        if getattr(options, option) is not None:
+            if option not in inspect.signature(cls).parameters:
+                raise InputError(f"--{option.replace('_', '-')} is no option of {name}")
+            own[option] = getattr(options, option)
     return cls(sample_rate, **own)
 
 
+def _family_representation(options) -> str | None:
+    """The representation that the family asks for, where one is being fitted."""
+    from spectrovae import models
+
+    family = models.FAMILIES.get(getattr(options, "family", None))
+    return family.representation_name if family else None
+
+
 def representation_for(options, recordings):
-    if options.max_db is not None:
-        return build_representation(options, recordings.sample_rate, max_db=options.max_db)
-    representation = build_representation(options, recordings.sample_rate)
-    peak = round(representation.peak_db(recordings.waveforms("train")), 2)
-    log(f"the training split peaks at {peak:g} dB: the range is [{peak - options.dynamic_range:g}, {peak:g}] dB")
-    return build_representation(options, recordings.sample_rate, max_db=peak)
+    from spectrovae.representations import Waveform
+
+    given = {} if options.max_db is None else {"max_db": options.max_db}
+    representation = build_representation(options, recordings.sample_rate, **given)
+    if not given:
+        peak = round(representation.peak_db(recordings.waveforms("train")), 2)
+        log(f"the training split peaks at {peak:g} dB: the range is [{peak - options.dynamic_range:g}, {peak:g}] dB")
+        given["max_db"] = peak
+    if isinstance(representation, Waveform):
+        given["peak"] = round(representation.sample_peak(recordings.waveforms("train")), 4)
+        log(f"the training split's largest sample is {given['peak']:g}, which becomes 1")
+    return build_representation(options, recordings.sample_rate, **given)
 
 
 def free_path(path: Path, force: bool) -> Path:

@@ -23,7 +23,10 @@ class Trainer(keras.Model):
 
     encoder: keras.Model
     decoder: keras.Model
+    representation_name: str | None = None  # the one whose features it takes; None: any spectrogram
     prior: str | None = None  # "standard_normal" where latents can be drawn from N(0, I)
+    stages = 1  # of training; 2 where an adversary joins
+    stage = 1
     speakers: tuple[str, ...] = ()  # whose voices the decoder is told; empty where it is told of none
     warmup_epochs = 0.0  # over which the weight of the KL divergence grows, where nobody says otherwise
 
@@ -53,6 +56,18 @@ class Trainer(keras.Model):
         Args:
             batches: training features, arrays or tensors (clips, bins, frames, channels), in one pass.
         """
+
+    def enter(self, stage: int) -> None:
+        """Begin a stage of training, from 1; compile afterwards, since it changes which weights are trained."""
+        self.stage = stage
+
+    def make_optimizer(self, learning_rate) -> keras.optimizers.Optimizer:
+        """The optimizer of a stage.
+
+        Args:
+            learning_rate: a number or a schedule.
+        """
+        return keras.optimizers.Adam(learning_rate)
 
     @property
     def bits_per_example(self) -> float | None:

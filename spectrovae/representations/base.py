@@ -87,8 +87,7 @@ class Representation(keras.layers.Layer):
         """Frequency of each bin in Hz [shape=(bins,)]; by default evenly spaced from 0 to half the sample rate."""
         return np.arange(self.bins) * (self.sample_rate / 2.0 / self.bins)
 
-    @property
-    def view(self) -> "Representation":
+    def get_view(self) -> "Representation":  # no property, for Keras's saving would follow it for ever
         """The representation whose bins and frames ``decibels`` has: itself, but for features that are samples."""
         return self
 

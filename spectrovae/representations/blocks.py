@@ -44,8 +44,9 @@ def decibels(
     representation: Representation, waveform: Iterable[np.ndarray], *, block_frames: int = BLOCK_FRAMES
 ) -> Iterator[np.ndarray]:
     """``representation.decibels`` of a waveform's pieces (samples,), in blocks (bins, frames, channels)."""
-    for piece, inner in pieces(representation.view, waveform, block_frames):
-        yield np.asarray(representation.view.decibels(piece))[0, :, inner]
+    view = representation.get_view()
+    for piece, inner in pieces(view, waveform, block_frames):
+        yield np.asarray(view.decibels(piece))[0, :, inner]
 
 
 def statistics(

@@ -45,14 +45,13 @@ class Waveform(Representation):
         """What :meth:`cut` gave -> waveform, all that the frames span."""
         raise NotImplementedError
 
-    @property
-    def view(self):
+    def get_view(self):
         return self.spectrogram
 
     @property
     def frequencies(self):
         """Frequency of each bin of the spectrogram in Hz."""
-        return self.view.frequencies
+        return self.spectrogram.frequencies
 
     @property
     def db_per_unit(self):
@@ -69,10 +68,10 @@ class Waveform(Representation):
         return tf.pad(waveform, [[0, 0], [0, tf.maximum(length - tf.shape(waveform)[1], 0)]])[:, :length]
 
     def analyse(self, waveform, floor_db):
-        return self.view.analyse(waveform, floor_db)
+        return self.spectrogram.analyse(waveform, floor_db)
 
     def synthesise(self, db, length=None):
-        return self.view.synthesise(tf.cast(db, tf.float32), length)
+        return self.spectrogram.synthesise(tf.cast(db, tf.float32), length)
 
     def from_db(self, db, statistics=None):
         """(level, cos, sin) of the spectrogram -> features of its waveform, of as many whole frames as it holds."""

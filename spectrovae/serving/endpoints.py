@@ -50,7 +50,7 @@ def endpoints(
     waveform.
     """
     names = latent_names(codec)
-    bins, _, channels = codec.encoder.inputs[0].shape[1:]
+    bins, _, channels = codec.feature_shape
     waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
     spectrogram = tf.TensorSpec([None, bins, None, channels], tf.float32, name="features")
     request = tf.TensorSpec([None], tf.string, name="request")

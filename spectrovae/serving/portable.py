@@ -67,7 +67,7 @@ def export_parts(
     if path.exists() and not force:
         raise InputError(f"{path} exists; --force to replace it")
     names = latent_names(codec)
-    features = tf.TensorSpec([None, *codec.encoder.inputs[0].shape[1:]], tf.float32, name="features")
+    features = tf.TensorSpec([None, *codec.feature_shape], tf.float32, name="features")
     latents = [
         tf.TensorSpec([None, *shape], kind, name=latent)
         for latent, shape, kind in zip(names, codec.latent_shapes, codec.latent_types)

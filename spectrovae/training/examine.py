@@ -62,7 +62,7 @@ def examine(
             counts.add(probe(batch)[0][0], np.asarray(batch))
         found["training_codes"] = counts.result()
     spectrum = principal_components(batches("train"), SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed).variances
-    law = collapse_law(spectrum, model or {}, found, math.prod(codec.encoder.inputs[0].shape[1:]))
+    law = collapse_law(spectrum, model or {}, found, math.prod(codec.feature_shape))
     leak = speaker_leak(codec, recordings, split) if codec.speakers else {}
     findings = judge(history or {}, found, law, model or {}, stalled=stalled, corrupt=corrupt)
     return {

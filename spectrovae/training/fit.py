@@ -1,5 +1,6 @@
 """Fit a model on recordings: one call from objects to a saved codec, that may be interrupted and called again."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -7,7 +8,6 @@ import os
 import shutil
 import signal
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from spectrovae.training.precision import copy_weights, float32_twin, precision
 from spectrovae.training.run import KeepRun, Run, TensorBoardPictures, log
 
 
+LATER = ("corrupt", "adversarial_from")  # options that older runs do not have; left out where they are None
+
+
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
     """How to train.
@@ -36,11 +39,14 @@ class FitOptions:
         epochs: passes over the training split; the learning rate falls to zero over them along a half cosine.
         batch_size: examples a step.
         learning_rate: at the start, of Adam.
-        patience: epochs without a lower validation loss after which training stops; 0 never stops.
+        patience: epochs without a lower validation loss after which training stops; 0 never stops, and a family of two
+            stages does not either.
         seed: of weights, noise and order.
         precision: ``"auto"``, ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``; what is saved is float32.
         corrupt: what is done to the inputs, and undone by the model: ``NAME:SEVERITY``, see
             :mod:`spectrovae.evaluation.perturbations`; None for clean inputs.
+        adversarial_from: of a family of two stages, the epochs of the first, after which the adversary joins; two
+            thirds of ``epochs`` by default, and with as many as those it never does.
     """
 
     epochs: int = 30
@@ -50,11 +56,14 @@ class FitOptions:
     seed: int = 0
     precision: str = "auto"
     corrupt: str | None = None
+    adversarial_from: int | None = None
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, received {getattr(self, name)}")
+        if self.adversarial_from is not None and self.adversarial_from < 0:
+            raise InputError(f"adversarial_from must not be negative, received {self.adversarial_from}")
         if not 0.0 < self.learning_rate < 1.0:
             raise InputError(f"learning_rate must lie between 0 and 1, received {self.learning_rate}")
         object.__setattr__(self, "corrupt", canonical(self.corrupt))
@@ -138,9 +147,9 @@ def train(
         InputError: ``out`` holds something else, or a run of another configuration, or cannot be written; training
             diverged.
     """
-    options = options or FitOptions()
-    corruption = _corruption(trainer, representation, options)
     out = Path(out)
+    options = _staged(trainer, options or FitOptions(), out, force)
+    corruption = _corruption(trainer, representation, options)
     config = run_config(trainer, representation, recordings, options)
     run = Run(out, config)
     _check_out(out, config, resume=resume, force=force)
@@ -148,10 +157,25 @@ def train(
         shutil.rmtree(run.folder)
 
     steps = recordings.steps("train", options.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs)
-    # XLA on a CPU halves the speed of these convolutions.
-    trainer.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
-    trainer.optimizer.build(trainer.trainable_variables)
+    spans = {1: (0, options.epochs)}  # the epochs of each stage
+    if options.adversarial_from is not None and options.adversarial_from < options.epochs:
+        spans = {1: (0, options.adversarial_from), 2: (options.adversarial_from, options.epochs)}
+
+    def enter(stage: int) -> None:
+        first, last = spans[stage]
+        trainer.enter(stage)
+        schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, max(steps * (last - first), 1))
+        # XLA on a CPU halves the speed of these convolutions.
+        trainer.compile(optimizer=trainer.make_optimizer(schedule), jit_compile=False)
+        trainer.optimizer.build(trainer.trainable_variables)
+
+    def load_state() -> None:
+        """What is on disk, under the optimizer of its last epoch, and then that of the next one."""
+        done = run.progress()["epoch"]
+        enter(_stage_of(done - 1, spans))
+        run.load(trainer)
+        if _stage_of(done, spans) != trainer.stage:
+            enter(_stage_of(done, spans))
 
     def batches(split: str, **kwargs):
         return recordings.features(split, representation, options.batch_size, **kwargs)
@@ -172,12 +196,13 @@ def train(
         return spoken(examples, split, **kwargs)
 
     if run.state_file.is_file():
-        run.load(trainer)
+        load_state()
         if run.finished and not (resume and options.epochs > run.epoch):
             return Codec.load(out)
         run.finished = False
         log(f"continuing {out} after epoch {run.epoch}")
     else:
+        enter(_stage_of(0, spans))
         trainer.initialise(batches("train"))
     run.start()
 
@@ -192,6 +217,7 @@ def train(
             family=config["family"],
             prior=trainer.prior,
             name=out.resolve().name,
+            segment_frames=trainer.feature_shape[1],
             info=info or {"epoch": run.epoch, "training_seconds": round(run.seconds, 3), "finished": False},
         )
 
@@ -199,22 +225,27 @@ def train(
     validation = examples_of("validation")
     examples = len(recordings.examples("train"))
     first = tf.nest.flatten(next(iter(validation)))[0][:4]
+    patience = options.patience if trainer.stages == 1 else 0
     callbacks = [
         LiveDiagnostics(trainer, recordings, representation, options.batch_size, options.seed),
         TensorBoardPictures(run.folder / "logs", first, representation),
         *([CleanValidation(spoken(batches("validation"), "validation"))] if corruption else []),
-        KeepRun(run, options.epochs, examples, options.patience, lambda logs: current_codec().save(out)),
+        KeepRun(run, options.epochs, examples, patience, lambda logs: current_codec().save(out)),
     ]
     start = Snapshot(trainer)
     try:
         with _sigterm_as_interrupt():
-            if run.epoch < options.epochs and not (options.patience and run.waited >= options.patience):
+            for stage, (_, last) in spans.items():
+                if run.epoch >= last or (patience and run.waited >= patience):
+                    continue
+                if stage != trainer.stage:
+                    enter(stage)
                 trainer.fit(
                     examples_of("train", shuffle=True, seed=options.seed, first_epoch=run.epoch),
                     steps_per_epoch=steps,
                     validation_data=validation,
                     initial_epoch=run.epoch,
-                    epochs=options.epochs,
+                    epochs=last,
                     shuffle=False,  # the data set has shuffled
                     verbose=0,
                     callbacks=callbacks,
@@ -226,14 +257,14 @@ def train(
         raise
     except Diverged as error:
         batch_order = examples_of("train", shuffle=True, seed=options.seed, first_epoch=run.epoch).take(steps)
-        restore = (lambda: run.load(trainer)) if run.state_file.is_file() else start.put_back
+        restore = load_state if run.state_file.is_file() else start.put_back
         finding = verdict.diverged(error.epoch, first_non_finite(trainer, restore, batch_order), options.learning_rate)
         examine.write(run.folder, {"findings": [dataclasses.asdict(finding)]})
         log(str(finding))
         raise InputError(f"{error}. {finding.text}") from error
 
     best = Codec.load(out)
-    stalled = bool(options.patience) and run.waited >= options.patience
+    stalled = bool(patience) and run.waited >= patience
     report = examine.examine(
         best, recordings, model=config["model"], history=run.history, stalled=stalled, corrupt=options.corrupt
     )
@@ -302,7 +333,7 @@ def run_config(trainer, representation, recordings, options: FitOptions) -> dict
             "options": {key: value for key, value in representation.get_config().items() if key not in bare},
         },
         "data": {"open": recordings.get_config(), "fingerprint": recordings.fingerprint},
-        "options": {name: v for name, v in dataclasses.asdict(options).items() if (name, v) != ("corrupt", None)},
+        "options": {name: v for name, v in dataclasses.asdict(options).items() if name not in LATER or v is not None},
         "precision": trainer.dtype_policy.name,
     }
     return json.loads(json.dumps(config))
@@ -337,6 +368,27 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool) -> None:
         raise InputError(
             f"{out} is finished; --force starts over, --resume with more --epochs goes on, or choose another folder"
         )
+
+
+def _staged(trainer: Trainer, options: FitOptions, out: Path, force: bool) -> FitOptions:
+    """The options with the epochs of the first stage; a run that is there keeps its own."""
+    if trainer.stages == 1:
+        if options.adversarial_from is not None:
+            raise InputError("adversarial_from (--adversarial-from) is for families of two stages, such as rave")
+        return options
+    kept = None
+    if options.adversarial_from is None and not force:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            described = json.loads((out / "run" / "config.json").read_text(encoding="utf-8"))
+            kept = int(described["options"]["adversarial_from"])
+    if kept is None:
+        kept = options.adversarial_from
+    return dataclasses.replace(options, adversarial_from=2 * options.epochs // 3 if kept is None else kept)
+
+
+def _stage_of(epoch: int, spans: dict[int, tuple[int, int]]) -> int:
+    """The stage that an epoch, counted from 0, belongs to; after the last one, the last."""
+    return next((stage for stage, (_, last) in spans.items() if epoch < last), max(spans))
 
 
 def _flat(config: dict, prefix: str = "") -> set[tuple[str, str]]:
@@ -381,7 +433,7 @@ def _headline(trainer: Trainer, recordings: Recordings, options: FitOptions, pol
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _sigterm_as_interrupt():
     """Let SIGTERM, as a scheduler or container sends it, end a fit as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():

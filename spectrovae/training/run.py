@@ -28,7 +28,7 @@ from spectrovae.errors import InputError
 from spectrovae.models.base import Trainer
 from spectrovae.training.divergence import Diverged
 
-UNITS = {"rmse_db": "dB", "kl": "nats", "reconstruction": ""}
+UNITS = {"distance": "", "rmse_db": "dB", "kl": "nats", "reconstruction": "", "adversarial": "", "discriminator": ""}
 
 
 def log(message: str) -> None:
@@ -146,7 +146,8 @@ class KeepRun(keras.callbacks.Callback):
         run.epoch, run.seconds = epoch + 1, run.seconds + seconds
         run.record(logs)
         watched = logs.get("val_loss", logs["loss"])
-        improved = run.best is None or watched < run.best
+        # An adversary's share of the loss moves with the adversary: in its stage the newest counts.
+        improved = self.model.stage == 2 or run.best is None or watched < run.best
         if improved:
             run.best, run.best_epoch, run.waited = watched, epoch + 1, 0
             self.save_best(logs)
