@@ -261,6 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--speaker", help="who is to say it; of a learned prior")
     sub.add_argument("--top-k", type=int, default=0, help="of codes: draw from the K likeliest (all)")
     sub.add_argument("--top-p", type=float, default=1.0, help="of codes: from the fewest that hold this probability")
+    text = "of codes: above 1 heeds --label and --speaker more, varies less and takes twice the work"
+    sub.add_argument("--guidance", type=float, default=1.0, help=text)
     sub.add_argument("--prefix", metavar="FILE", help="of codes: a beginning, shorter than a segment, to continue")
     text = "folder of a judge (fit-judge) that says what it hears; may be given again"
     sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)

@@ -312,6 +312,7 @@ class Codec:
         speaker: generation.Names = None,
         top_k: int = 0,
         top_p: float = 1.0,
+        guidance: float = 1.0,
         prefix: np.ndarray | None = None,
     ) -> np.ndarray:
         """New sounds from the learned prior, or from N(0, I).
@@ -324,6 +325,7 @@ class Codec:
             label, speaker: what to draw, one name or one for each sound; None leaves it open. Of a learned
                 prior; a decoder that is told who speaks is told the speaker too.
             top_k, top_p: keep the likeliest codes, see :func:`spectrovae.sampling.choose`.
+            guidance: of codes: above 1 heeds label and speaker more, at twice the work.
             prefix: a beginning to continue, [shape=(samples,)] shorter than a segment: its whole columns of codes are
                 kept. Of codes.
 
@@ -332,7 +334,7 @@ class Codec:
         """
         return generation.generate(
             self, count, segments=segments, temperature=temperature, seed=seed,
-            conditions={"label": label, "speaker": speaker}, top_k=top_k, top_p=top_p, prefix=prefix,
+            conditions={"label": label, "speaker": speaker}, top_k=top_k, top_p=top_p, guidance=guidance, prefix=prefix,
         )  # fmt: skip
 
     def interpolate(self, first, second, count: int, path: str = "line") -> np.ndarray:

@@ -33,6 +33,7 @@ def generate(
     conditions: Mapping[str, Names] | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
+    guidance: float = 1.0,
     prefix: np.ndarray | None = None,
 ) -> np.ndarray:
     """What :meth:`Codec.generate` does. A speaker is told to the prior and to the decoder, whichever knows any."""
@@ -43,14 +44,16 @@ def generate(
         raise InputError(f"temperature must be 0 or more, received {temperature:g}")
     if top_k < 0 or not 0.0 < top_p <= 1.0:
         raise InputError(f"top_k must be 0 (all) or more, top_p above 0 and at most 1, received {top_k} and {top_p:g}")
+    if not 0.0 <= guidance < math.inf:
+        raise InputError(f"guidance must be 0 or more, received {guidance:g}")
     prior = codec.learned_prior
     given = {name: names for name, names in (conditions or {}).items() if names is not None}
     voice = given.get("speaker") if codec.speakers else None
     if voice is not None and (prior is None or "speaker" not in prior.conditions):
         del given["speaker"]  # the decoder's alone
     of_codes = prior is not None and prior.codes
-    if not of_codes and (top_k or top_p < 1.0):
-        raise InputError(f"{codec.name} draws no codes, so that top_k and top_p choose nothing; use temperature")
+    if not of_codes and (top_k or top_p < 1.0 or guidance != 1.0):
+        raise InputError(f"{codec.name} draws no codes, so that top_k, top_p and guidance do nothing; use temperature")
     if not of_codes and prefix is not None:
         raise InputError(f"{codec.name} draws no codes, and only those have a beginning to continue: leave out prefix")
     random = np.random.default_rng(seed)
@@ -69,7 +72,7 @@ def generate(
         known, mask = known.reshape(-1, *prior.latent_shape), mask.reshape(-1, *prior.latent_shape)
     uniform = uniform.reshape(-1, *prior.noise_shape)
     classes = {name: np.repeat(index, segments) for name, index in classes.items()}
-    draw = _draw_function(codec, top_k, top_p, prefix is not None)
+    draw = _draw_function(codec, top_k, top_p, guidance, prefix is not None)
     parts = []
     for start in range(0, len(uniform), ROWS):
         rows = slice(start, start + ROWS)
@@ -151,7 +154,9 @@ def noise_size(codec: Codec) -> int:
     return sum(math.prod(shape) for shape in codec.latent_shapes)
 
 
-def latents_graph(codec: Codec, uniform, conditions, temperature, top_k=0, top_p=1.0, known=None, mask=None) -> list:
+def latents_graph(
+    codec: Codec, uniform, conditions, temperature, top_k=0, top_p=1.0, known=None, mask=None, guidance=1.0
+) -> list:
     """Latents of segments, one tensor (rows, ...) for each of the codec's: a function of each row's own noise.
 
     Args:
@@ -159,11 +164,13 @@ def latents_graph(codec: Codec, uniform, conditions, temperature, top_k=0, top_p
         conditions: classes (rows,) by name, for a learned prior.
         temperature: [shape=(rows,)].
         top_k, top_p, known, mask: as for ``Prior.draw``.
+        guidance: as for ``CodePrior.draw``.
     """
     prior = codec.learned_prior
     if prior is not None:
         noise = tf.reshape(uniform, [-1, *prior.noise_shape])
-        return [prior.draw(noise, conditions, temperature, top_k, top_p, known, mask)]
+        own = {} if guidance == 1.0 else {"guidance": guidance}
+        return [prior.draw(noise, conditions, temperature, top_k, top_p, known, mask, **own)]
     scaled = tf.reshape(temperature, [-1, 1]) * normal(uniform)
     parts = tf.split(scaled, [math.prod(shape) for shape in codec.latent_shapes], axis=1)
     return [tf.reshape(part, [-1, *shape]) for part, shape in zip(parts, codec.latent_shapes)]
@@ -210,9 +217,9 @@ def _sphere(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.nda
     return (length * np.where(narrow, straight, round_)).astype(np.float32)
 
 
-def _draw_function(codec: Codec, top_k: int, top_p: float, continued: bool):
+def _draw_function(codec: Codec, top_k: int, top_p: float, guidance: float, continued: bool):
     """The draw as a graph, made once for each way of drawing."""
-    key = (top_k, top_p, continued)
+    key = (top_k, top_p, guidance, continued)
     if key not in codec.draw_functions:
         prior = codec.learned_prior
         rows = tf.TensorSpec([None], tf.float32)
@@ -225,7 +232,7 @@ def _draw_function(codec: Codec, top_k: int, top_p: float, continued: bool):
             signature += [tf.TensorSpec([None, *prior.latent_shape], kind) for kind in (tf.int32, tf.bool)]
 
         def draw(uniform, conditions, temperature, known=None, mask=None):
-            return latents_graph(codec, uniform, conditions, temperature, top_k, top_p, known, mask)[0]
+            return latents_graph(codec, uniform, conditions, temperature, top_k, top_p, known, mask, guidance)[0]
 
         codec.draw_functions[key] = tf.function(draw, input_signature=signature, autograph=False)
     return codec.draw_functions[key]

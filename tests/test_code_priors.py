@@ -196,6 +196,18 @@ def test_a_temperature_of_zero_is_greedy(make):
 
 
 @every_variant
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
+def test_guidance_weighs_what_conditions_change(make, guidance):
+    prior = make((3, 4), 5, conditions=CONDITIONS)
+    given = classes_of()
+    drawn = prior.draw(noise_of(prior), given, temperature=0.0, guidance=guidance)
+    free, told = (np.asarray(prior.logits(drawn, conditions)) for conditions in ({}, given))
+    np.testing.assert_array_equal(drawn, np.argmax(free + guidance * (told - free), axis=-1))
+    plain = prior.draw(noise_of(prior), {} if guidance == 0.0 else given, temperature=0.0)
+    assert np.array_equal(drawn, plain) == (guidance != 2.5)
+
+
+@every_variant
 @every_map
 def test_a_prefix_is_kept_and_continued(make, shape):
     prior = make(shape, 5)

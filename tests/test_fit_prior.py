@@ -197,6 +197,8 @@ def test_bad_draws_are_refused(fitted, bundles):
         ({"speaker": ["flute", "reed"]}, "one for each of 3"),
         ({"temperature": -1.0}, "temperature must be 0 or more"),
         ({"top_k": 5}, "draws no codes"),
+        ({"guidance": 2.0}, "draws no codes"),
+        ({"guidance": -1.0}, "guidance must be 0 or more"),
         ({"prefix": np.zeros(10)}, "draws no codes"),
         ({"segments": 0}, "at least 1"),
         ({"top_p": 0.0}, "top_p"),

@@ -23,7 +23,7 @@ def generate(options) -> tuple[dict, str]:
     prefix = audio.read(options.prefix, codec.sample_rate)[0] if options.prefix else None
     sounds = codec.generate(
         options.n, temperature=options.temperature, seed=options.seed, label=options.label, speaker=options.speaker,
-        top_k=options.top_k, top_p=options.top_p, prefix=prefix,
+        top_k=options.top_k, top_p=options.top_p, guidance=options.guidance, prefix=prefix,
     )  # fmt: skip
     sounds = [unclipped(sound, out) for out, sound in zip(outs, sounds)]
     for out, sound in zip(outs, sounds):
@@ -39,7 +39,7 @@ def generate(options) -> tuple[dict, str]:
         draws_page(f"Drawn: {codec.name}", summary, result, sounds, codec).save(page)
     settings = asked | {
         "prior": prior, "temperature": options.temperature, "seed": options.seed, "top_k": options.top_k,
-        "top_p": options.top_p, "prefix": options.prefix,
+        "top_p": options.top_p, "guidance": options.guidance, "prefix": options.prefix,
     }  # fmt: skip
     lines = [*map(str, outs), str(page)]
     for row in result["judges"]:

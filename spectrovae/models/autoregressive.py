@@ -117,7 +117,16 @@ class CodePrior(Prior):
         nats = keras.losses.sparse_categorical_crossentropy(latent, logits, from_logits=True)
         return ops.sum(ops.reshape(nats, (-1, self.size)), axis=-1)
 
-    def draw(self, uniform, conditions, temperature=1.0, top_k=0, top_p=1.0, known=None, mask=None):
+    def draw(
+        self, uniform, conditions, temperature=1.0, top_k=0, top_p=1.0, known=None, mask=None, guidance: float = 1.0
+    ):
+        """As in the base.
+
+        Args:
+            guidance: how much the conditions weigh: logits are those of "none given" plus ``guidance`` times what the
+                conditions change them by (Ho and Salimans, 2022, arXiv 2207.12598). 1 is the distribution that was
+                learned; above 1 is more what was asked for, less varied, and takes twice the work.
+        """
         if (known is None) != (mask is None):
             raise InputError("known and mask come together: codes to keep, and where to keep them")
         uniform = ops.transpose(ops.reshape(ops.cast(uniform, "float32"), (-1, self.size)))
@@ -125,15 +134,27 @@ class CodePrior(Prior):
         if mask is not None:
             known, mask = (ops.transpose(self.to_sequence(x)) for x in (known, ops.cast(mask, "int32")))
 
+        context = self.context(conditions, batch)
+        guided = guidance != 1.0 and context is not None
+        if guided:
+            context = ops.concatenate([context, self.context(None, batch)])
+
         def pick(place, logits):
+            if guided:
+                given, free = ops.split(logits, 2)
+                logits = free + guidance * (given - free)
+            code = chosen(place, logits)
+            return ops.concatenate([code, code]) if guided else code
+
+        def chosen(place, logits):
             noise = ops.take(uniform, place, axis=0)
             code = sampling.choose(logits, noise, temperature, top_k, top_p)
             if mask is None:
                 return code
             return ops.where(ops.take(mask, place, axis=0) > 0, ops.take(known, place, axis=0), code)
 
-        codes, _ = self.walk(pick, batch, self.context(conditions, batch))
-        return self.from_sequence(ops.transpose(codes))
+        codes, _ = self.walk(pick, 2 * batch if guided else batch, context)
+        return self.from_sequence(ops.transpose(codes[:, :batch]))
 
     def context(self, conditions: Mapping[str, Any] | None, batch):
         """Vectors of the conditions, summed [shape=(batch, width)]; one left out is "none given". None without any."""
