@@ -4,12 +4,14 @@ A waveform is float32 in [-1, 1], ``(samples,)`` when mono and ``(channels, samp
 wav (8 to 32 bit and float), flac, ogg (Vorbis, Opus) and mp3, through libsndfile; resampling is soxr's.
 """
 
+import contextlib
 import itertools
 import math
 import os
 import struct
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from spectrovae.errors import InputError
 from spectrovae.files import replacing
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-_BLOCK = 1 << 18
+BLOCK = 1 << 18  # samples read at a time
 _UNSTATED = 0xFFFFFFFF  # in place of the length of a wav that was written to a pipe
 _SEEKABLE = ("WAV", "WAVEX", "FLAC")
 
@@ -87,7 +89,7 @@ def blocks(path: str | os.PathLike) -> Iterator[np.ndarray]:
     with _open(path) as file:
         found = 0
         try:
-            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 found += len(block)
                 yield block.T
         except soundfile.LibsndfileError as error:
@@ -143,8 +145,8 @@ def read_segment(path: str | os.PathLike, start: int, samples: int, sample_rate:
         if file.format in _SEEKABLE:
             file.seek(skipped)
         else:  # libsndfile lands on the wrong sample near the end of an ogg
-            for begin in range(0, skipped, _BLOCK):
-                file.read(min(_BLOCK, skipped - begin), dtype="float32")
+            for begin in range(0, skipped, BLOCK):
+                file.read(min(BLOCK, skipped - begin), dtype="float32")
         piece = file.read(stop - block * source_step, dtype="float32", always_2d=True).T
         rate = file.samplerate
     offset = start - block * step
@@ -167,8 +169,7 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int, subty
         InputError: NaN or infinite samples, none, a wrong shape, suffix or subtype, an unwritable path.
     """
     path, waveform = Path(path), np.asarray(waveform, dtype=np.float32)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(SUFFIXES)}")
+    check_suffix(path)
     if waveform.ndim not in (1, 2) or waveform.size == 0:
         raise InputError(
             f"cannot write {path}: expected (samples,) or (channels, samples) with at least one sample, "
@@ -196,6 +197,57 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int, subty
         except soundfile.LibsndfileError as error:
             raise InputError(f"cannot write {path} at {sample_rate} Hz: {error.error_string}") from error
     return clipped
+
+
+def write_pieces(path: str | os.PathLike, waveform: Iterable[np.ndarray], sample_rate: int) -> float:
+    """Write a waveform that comes in pieces (samples,), scaled down where it exceeds full scale; whole or not at all.
+
+    Returns:
+        The waveform's peak before that.
+
+    Raises:
+        InputError: a wrong suffix, or a path that cannot be written.
+    """
+    path = Path(path)
+    check_suffix(path)
+    with replacing(path) as temporary, set_aside(waveform, path.parent) as (sound, peak):
+        write_scaled(temporary, sound(), peak, sample_rate)
+    return peak
+
+
+@contextlib.contextmanager
+def set_aside(
+    waveform: Iterable[np.ndarray], folder: Path
+) -> Iterator[tuple[Callable[[], Iterator[np.ndarray]], float]]:
+    """Keep a waveform in a nameless file, to read it again once its peak is known."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        peak = 0.0
+        for piece in waveform:
+            peak = max(peak, float(np.abs(piece).max(initial=0.0)))
+            file.write(piece.astype(np.float32).tobytes())
+
+        def source() -> Iterator[np.ndarray]:
+            file.seek(0)
+            while data := file.read(4 * BLOCK):
+                yield np.frombuffer(data, np.float32)
+
+        yield source, peak
+
+
+def write_scaled(path: Path, waveform: Iterable[np.ndarray], peak: float, sample_rate: int) -> None:
+    """Write pieces of a waveform whose peak is known, scaled down where that exceeds full scale."""
+    try:
+        with soundfile.SoundFile(path, "w", sample_rate, 1, format=path.suffix[1:].upper()) as file:
+            for piece in waveform:
+                file.write(piece / max(1.0, peak))
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"cannot write {path.name} at {sample_rate} Hz: {error.error_string}") from error
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that no format goes by."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(SUFFIXES)}")
 
 
 def resample(waveform: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:

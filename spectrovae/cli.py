@@ -244,6 +244,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="folder for the wav files")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
+    sub = command("transfer", commands.transfer)
+    sub.add_argument("bundle")
+    sub.add_argument("file", metavar="IN", help="a recording of any length, at any rate")
+    sub.add_argument("out", metavar="OUT", help="audio file to write")
+    text = "what a dimension of the latent is multiplied by, as 0:1.5,3:0.2"
+    sub.add_argument("--scale", type=_by_dimension, default={}, metavar="D:FACTOR,...", help=text)
+    text = "what is then added to it, in standard deviations of its prior"
+    sub.add_argument("--bias", type=_by_dimension, default={}, metavar="D:OFFSET,...", help=text)
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
+
     sub = command("convert", commands.convert)
     sub.add_argument("bundle")
     sub.add_argument("files", nargs="+", metavar="FILE")
@@ -423,6 +433,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--chunk", type=float, default=20.0, help="seconds of sound in one request (20)")
     sub.add_argument("--force", action="store_true", help="replace existing files")
     return parser
+
+
+def _by_dimension(text: str) -> dict[int, float]:
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        return {int(dimension): float(value) for dimension, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be like 0:1.5,3:0.2, received {text!r}") from None
 
 
 def _positive(text: str) -> int:

@@ -149,7 +149,7 @@ class Codec:
         statistics = None
         if self.representation.normalisation == "per_example":
             statistics = self.representation.statistics(self.representation.decibels(self._whole_segments(waveform)))
-        decoded = self._decode_features(self._encode_features(features), speaker)
+        decoded = self.through_graph(features, speaker=speaker)
         return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
 
     def reconstruct_features_graph(self, features):
@@ -160,7 +160,12 @@ class Codec:
         batch, _, frames, _ = tf.unstack(tf.shape(features))
         silence = self.representation(tf.zeros([1, self.segment_samples]))[:, :, : -frames % self.segment_frames]
         whole = tf.concat([features, tf.repeat(silence, batch, axis=0)], axis=2)
-        return self._decode_features(self._encode_features(whole))[:, :, :frames]
+        return self.through_graph(whole)[:, :, :frames]
+
+    def through_graph(self, features, move=None, speaker=None):
+        """Features of whole segments through encoder and decoder, same shape; ``move`` is done to the latent between."""
+        latent = self._encode_features(features)
+        return self._decode_features(latent if move is None else move(latent), speaker)
 
     def _whole_segments(self, waveform):
         """Silence after the end, until the frames fill the last segment."""
@@ -184,7 +189,9 @@ class Codec:
     def _decode_features(self, latent, speaker=None):
         batch, segments = tf.unstack(tf.shape(tf.nest.flatten(latent)[0])[:2])
         if self.whole:
-            joined = tf.nest.map_structure(lambda z: tf.reshape(z, [batch, segments * z.shape[2], *z.shape[3:]]), latent)
+            joined = tf.nest.map_structure(
+                lambda z: tf.reshape(z, [batch, segments * z.shape[2], *z.shape[3:]]), latent
+            )
             return tf.cast(conversion.decoded(self, joined, speaker), tf.float32)
         flat = tf.nest.map_structure(lambda z: tf.reshape(z, [-1, *z.shape[2:]]), latent)
         features = tf.cast(conversion.decoded(self, flat, speaker), tf.float32)

@@ -6,7 +6,7 @@ imported where they are used, so that ``spectrovae --help`` is quick.
 
 from spectrovae.commands.drawing import generate, interpolate
 from spectrovae.commands.evaluation import compare, disentangle, latent, listen, robustness
-from spectrovae.commands.models import diagnose, fit, fit_judge, fit_prior, reconstruct, study, verify
+from spectrovae.commands.models import diagnose, fit, fit_judge, fit_prior, reconstruct, study, transfer, verify
 from spectrovae.commands.serving import call, deploy, export, serve
 from spectrovae.commands.sounds import data_fsdd, data_scan, doctor, invert, transform
 from spectrovae.commands.voices import convert, judge_conversion

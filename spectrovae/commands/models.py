@@ -129,6 +129,23 @@ def reconstruct(options) -> tuple[dict, str]:
     return {"files": written}, "\n".join(written)
 
 
+def transfer(options) -> tuple[dict, str]:
+    """Send a file of any length through a model, dimensions of its latent scaled and moved on the way."""
+    from spectrovae import audio
+    from spectrovae.transfer import transfer
+
+    codec = open_codec(options.bundle, prior=False)
+    out = free_path(Path(options.out), options.force)
+    header = audio.info(options.file)
+    samples = audio.resampled_length(header.samples, header.sample_rate, codec.sample_rate)
+    pieces = audio.stream(options.file, codec.sample_rate)
+    result = transfer(codec, pieces, samples, scale=options.scale, bias=options.bias)
+    peak = audio.write_pieces(out, result, codec.sample_rate)
+    if peak > 1.0:
+        log(f"{out}: peak {peak:.2f} scaled down to full scale")
+    return {"file": str(out), "samples": samples, "peak": peak}, str(out)
+
+
 def verify(options) -> tuple[dict, str]:
     """Replay a bundle's golden vectors in a process that did not make them."""
     from spectrovae.codec import Codec

@@ -26,7 +26,6 @@ from spectrovae.representations import LogSTFT, Representation, blocks
 
 RESULT = "ceiling.json"
 PICTURE_FRAMES = 4000
-_BLOCK = 1 << 18
 
 Source = Callable[[], Iterable[np.ndarray]]
 """A waveform that can be read more than once: each call gives its pieces, float32 (samples,), from the start."""
@@ -46,7 +45,7 @@ def measure(representation: Representation, waveform: Source, again: Source) -> 
     error = total = distance = 0.0
     frames = 0
     if representation.keeps_phase:
-        for before, after in zip(blocks.evenly(waveform(), _BLOCK), blocks.evenly(again(), _BLOCK)):
+        for before, after in zip(blocks.evenly(waveform(), audio.BLOCK), blocks.evenly(again(), audio.BLOCK)):
             error += float(np.sum(np.square(before - after, dtype=np.float64)))
             total += float(np.sum(np.square(before, dtype=np.float64)))
         return {"snr_db": 10.0 * np.log10(max(total, 1e-20) / max(error, 1e-20))}
@@ -91,9 +90,9 @@ def write(
             done += block.shape[1]
         representation.save(folder / "representation.keras")
         found = blocks.inverse(representation, _blocks(features), samples, statistics=statistics)
-        with _set_aside(found, folder) as (again, peak):
+        with audio.set_aside(found, folder) as (again, peak):
             figures: dict[str, Any] = measure(representation, waveform, again)
-            _write_sound(folder / "reconstruction.wav", again(), peak, representation.sample_rate)
+            audio.write_scaled(folder / "reconstruction.wav", again(), peak, representation.sample_rate)
         figures |= {"feature_shape": list(shape), "peak": peak}
         figure = plots.spectrogram_figure(
             picture.levels,
@@ -122,8 +121,7 @@ def invert(features: str | os.PathLike, out: str | os.PathLike) -> float:
         InputError: one of the files is missing or not what :func:`write` wrote, or ``out`` cannot be written.
     """
     path, out = Path(features), Path(out)
-    if out.suffix.lower() not in audio.SUFFIXES:
-        raise InputError(f"cannot write {out}: the name must end in one of {', '.join(audio.SUFFIXES)}")
+    audio.check_suffix(out)  # before any work
     try:
         shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
         kept = json.loads((path.parent / RESULT).read_text(encoding="utf-8"))
@@ -136,9 +134,7 @@ def invert(features: str | os.PathLike, out: str | os.PathLike) -> float:
         raise InputError(f"{path} holds features {shape}, expected {expected} for {samples} samples; transform again")
     statistics = None if statistics is None else np.array(statistics, np.float32)
     found = blocks.inverse(representation, _blocks(path), samples, statistics=statistics)
-    with files.replacing(out) as temporary, _set_aside(found, out.parent) as (sound, peak):
-        _write_sound(temporary, sound(), peak, representation.sample_rate)
-    return peak
+    return audio.write_pieces(out, found, representation.sample_rate)
 
 
 class _Picture:
@@ -171,29 +167,3 @@ def _blocks(path: Path) -> Iterator[np.ndarray]:
     frames = np.load(path, mmap_mode="r", allow_pickle=False).shape[1]
     for start in range(0, frames, blocks.BLOCK_FRAMES):
         yield np.array(np.load(path, mmap_mode="r")[:, start : start + blocks.BLOCK_FRAMES])
-
-
-@contextlib.contextmanager
-def _set_aside(waveform: Iterable[np.ndarray], folder: Path) -> Iterator[tuple[Source, float]]:
-    """Keep a waveform in a nameless file, to read it again once its peak is known."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        peak = 0.0
-        for piece in waveform:
-            peak = max(peak, float(np.abs(piece).max()))
-            file.write(piece.astype(np.float32).tobytes())
-
-        def source() -> Iterator[np.ndarray]:
-            file.seek(0)
-            while data := file.read(4 * _BLOCK):
-                yield np.frombuffer(data, np.float32)
-
-        yield source, peak
-
-
-def _write_sound(path: Path, waveform: Iterable[np.ndarray], peak: float, sample_rate: int) -> None:
-    try:
-        with soundfile.SoundFile(path, "w", sample_rate, 1, format=path.suffix[1:].upper()) as file:
-            for piece in waveform:
-                file.write(piece / max(1.0, peak))
-    except soundfile.LibsndfileError as error:
-        raise InputError(f"cannot write {path.name} at {sample_rate} Hz: {error.error_string}") from error
