@@ -361,6 +361,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="folder for the page, tables and sounds")
     sub.add_argument("--force", action="store_true", help="replace an earlier result")
 
+    sub = command("fidelity", commands.fidelity)
+    sub.add_argument("bundle")
+    data_options(sub)
+    split_rule(sub, "--split-rule")
+    sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what is decoded")
+    sub.add_argument("--limit", type=_positive, default=200, help="clips decoded at most (200)")
+    text = "shares of the latent's variance, as 0.8,0.95"
+    sub.add_argument("--fidelities", type=_numbers, default=(0.8, 0.9, 0.95, 0.99), metavar="F,...", help=text)
+    sub.add_argument("--samples", type=_positive, default=2, help="clips on the page (2)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", required=True, help="folder for the page, curve and sounds")
+    sub.add_argument("--force", action="store_true", help="replace an earlier result")
+
     sub = command("listen", commands.listen)
     sub.add_argument("bundles", nargs="+", metavar="BUNDLE")
     data_options(sub)
@@ -456,3 +469,7 @@ def _levels(text: str) -> tuple[int, ...] | None:
 
 def _whole(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))

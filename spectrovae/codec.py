@@ -163,7 +163,7 @@ class Codec:
         return self.through_graph(whole)[:, :, :frames]
 
     def through_graph(self, features, move=None, speaker=None):
-        """Features of whole segments through encoder and decoder, same shape; ``move`` is done to the latent between."""
+        """Features of whole segments through encoder and decoder, same shape; ``move`` changes the latent between."""
         latent = self._encode_features(features)
         return self._decode_features(latent if move is None else move(latent), speaker)
 

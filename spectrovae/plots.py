@@ -140,6 +140,32 @@ def curves_figure(
     return figure
 
 
+def fidelity_figure(curve: Sequence[float], rows: Sequence[Mapping[str, Any]], *, ink: str = INK) -> Figure:
+    """Draw the share of variance along 1, 2, ... directions, and the distance of what is decoded with some of them.
+
+    Args:
+        curve: fidelity of the first 1, 2, ... directions.
+        rows: ``directions``, ``cut`` and ``drawn``, the distances with the other directions left out and drawn.
+    """
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(range(len(curve) + 1), [0.0, *curve], color=COLOURS[0], linewidth=2)
+    left.set_ylim(0.0, 1.02)
+    left.set_ylabel("fidelity")
+    counts = [row["directions"] for row in rows]
+    for name, colour in (("cut", COLOURS[0]), ("drawn", COLOURS[1])):
+        right.plot(counts, [row[name] for row in rows], color=colour, marker="o", linewidth=2, label=name)
+    right.set_ylabel("spectral distance")
+    right.set_ylim(bottom=0.0)
+    right.legend(frameon=False, fontsize=8, labelcolor=ink)
+    for axes in (left, right):
+        axes.set_xlabel("directions")
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
+        quiet(axes, ink)
+    return figure
+
+
 def rate_figure(
     points: Mapping[str, Sequence[tuple[float, float]]],
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],

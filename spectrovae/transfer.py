@@ -65,8 +65,8 @@ def moves(codec: Codec, scale: Mapping[int, float], bias: Mapping[int, float]) -
     if len(codec.latent_shapes) > 1 or codec.latent_types[0].is_integer:
         if scale or bias:
             raise InputError(
-                f"{codec.name} ({codec.family}) has no latent of one tensor of numbers, whose dimensions could be scaled "
-                "or moved; leave out scale and bias"
+                f"{codec.name} ({codec.family}) has no latent of one tensor of numbers, whose dimensions could be "
+                "scaled or moved; leave out scale and bias"
             )
         return np.ones(0, np.float32), np.zeros(0, np.float32)
     dimensions = codec.latent_shapes[0][-1]

@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "files", "audio", "overlap", "pca", "dsp", "plots"},
     {"data", "representations", "layers", "losses", "quantisers", "sampling"},
     {"models"},
-    {"bundle", "generation", "conversion", "codec"},
+    {"bundle", "generation", "conversion", "transfer", "codec"},
     {"training", "evaluation", "serving", "synth"},
     {"study"},
     {"commands"},

@@ -1,34 +1,15 @@
 """Codecs without seams, and long files through them with their latent moved on the way."""
 
-import keras
 import numpy as np
 import pytest
-from keras import layers
+from seamless import BANDS, FRAMES, seamless, sound
 
 from spectrovae import audio, cli
 from spectrovae.codec import Codec
 from spectrovae.errors import InputError
 from spectrovae.models import VAE
-from spectrovae.representations import LogSTFT, Subbands
+from spectrovae.representations import LogSTFT
 from spectrovae.transfer import transfer
-
-FRAMES, BANDS = 64, 4
-
-
-def seamless(kernel=5, **options):
-    """Convolutions of any number of frames: (4, frames, 1) -> (frames / 2, 3) -> (4, frames, 1)."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((BANDS, None, 1))
-    x = layers.Reshape((-1, BANDS))(layers.Permute((2, 1, 3))(inputs))
-    encoder = keras.Model(inputs, layers.Conv1D(3, kernel, 2, padding="same", activation="tanh")(x))
-    latent = keras.Input((None, 3))
-    x = layers.Conv1D(BANDS, kernel, padding="same")(layers.UpSampling1D(2)(latent))
-    decoder = keras.Model(latent, layers.Permute((2, 1, 3))(layers.Reshape((-1, BANDS, 1))(x)))
-    return Codec(Subbands(8000, bands=BANDS), encoder, decoder, segment_frames=FRAMES, **options)
-
-
-def sound(samples, seed=0):
-    return (0.1 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
 
 
 def test_a_latent_is_cut_into_segments_and_the_sound_is_not():

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from spectrovae.commands.options import free_path, log, open_codec, open_codecs_and_recordings
+from spectrovae.commands.options import free_path, log, open_codec, open_codecs_and_recordings, recordings_of
 
 
 def compare(options) -> tuple[dict, str]:
@@ -51,6 +51,19 @@ def latent(options) -> tuple[dict, str]:
     )  # fmt: skip
     page = Path(options.out) / "report.html"
     return result | {"report": str(page)}, f"{study_of_latent.format_latent(result)}\n\n{page}"
+
+
+def fidelity(options) -> tuple[dict, str]:
+    """How many principal directions of its latent a model needs, and what is lost without the others."""
+    from spectrovae.evaluation import fidelity as study_of_fidelity
+
+    codec = open_codec(options.bundle, prior=False)
+    result = study_of_fidelity.fidelity(
+        codec, recordings_of(options, codec), options.out, split=options.split, limit=options.limit,
+        fidelities=options.fidelities, samples=options.samples, seed=options.seed, force=options.force, log=log,
+    )  # fmt: skip
+    page = Path(options.out) / "report.html"
+    return result | {"report": str(page)}, f"{study_of_fidelity.format_fidelity(result)}\n\n{page}"
 
 
 def disentangle(options) -> tuple[dict, str]:

@@ -8,16 +8,13 @@ FOLDER/
 Everything goes block by block, so that a long file needs no more memory than a short one.
 """
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from spectrovae import audio, files, plots, representations
 from spectrovae.errors import InputError

@@ -27,7 +27,6 @@ from spectrovae.training.live import LiveDiagnostics
 from spectrovae.training.precision import copy_weights, float32_twin, precision
 from spectrovae.training.run import KeepRun, Run, TensorBoardPictures, log
 
-
 LATER = ("corrupt", "adversarial_from")  # options that older runs do not have; left out where they are None
 
 
