@@ -178,7 +178,7 @@ def players(discriminator, real, fake) -> tuple[tuple[Judgement, Judgement], tup
     The generator's move no weight of the discriminators, and theirs not the generator, so that one step may follow the
     gradient of the sum of both. Real sounds are judged once.
     """
-    fixed = [ops.stop_gradient(variable) for variable in discriminator.trainable_variables]
+    fixed = [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in discriminator.trainable_variables]
     judged = discriminator(real), discriminator(ops.stop_gradient(fake))
     seen = [[ops.stop_gradient(x) for x in maps] for maps in judged[0]], judge(discriminator, fixed, fake)
     return seen, judged
