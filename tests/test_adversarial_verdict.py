@@ -13,7 +13,7 @@ MODEL = {"adversary": "hinge", "adversarial_weight": 1.0, "feature_weight": 10.0
 
 
 def course(epochs=8, **changed):
-    """Four epochs alone and ``epochs`` with an adversary, healthy but for the columns ``changed`` from the middle on."""
+    """Four epochs alone, ``epochs`` with an adversary; healthy but for the columns ``changed`` from the middle on."""
     healthy = {
         "adversarial": (0.2, 0.3),
         "discriminator": (2.0, 1.5),
