@@ -147,3 +147,69 @@ def _magnitudes(signal, size: int):
     # The root has no derivative at 0.
     magnitudes = ops.sqrt(ops.maximum(ops.square(real) + ops.square(imaginary), 1e-20))
     return ops.reshape(magnitudes, (*shape[:-1], *ops.shape(magnitudes)[1:]))
+
+
+# Adversarial training. ``real`` and ``fake`` are what discriminators (``models.discriminators``) make of sounds: a list
+# for each, of its feature maps, the last being its logits. Losses are means over cells, examples, layers and
+# discriminators, in float32 [shape=()], so that weights hold whatever the number and size of discriminators.
+
+ADVERSARIES = ("hinge", "least_squares")
+
+
+def discriminator_loss(real, fake, adversary: str = "hinge"):
+    """What the discriminators lower; 2 for the hinge and 1 for least squares where all logits are 0.
+
+    Hinge (Lim and Ye, 2017): max(0, 1 - real) + max(0, 1 + fake). Least squares (Mao et al., 2017): (1 - real)^2 +
+    fake^2.
+    """
+    if _check_adversary(adversary) == "hinge":
+        of_real, of_fake = (lambda logits: ops.relu(1.0 - logits)), (lambda logits: ops.relu(1.0 + logits))
+    else:
+        of_real, of_fake = (lambda logits: ops.square(1.0 - logits)), ops.square
+    return _mean_of_logits(of_real, real) + _mean_of_logits(of_fake, fake)
+
+
+def generator_loss(fake, adversary: str = "hinge"):
+    """What the generator lowers against the discriminators: -fake of the hinge, (1 - fake)^2 of least squares."""
+    if _check_adversary(adversary) == "hinge":
+        return -mean_score(fake)
+    return _mean_of_logits(lambda logits: ops.square(1.0 - logits), fake)
+
+
+def mean_score(judged):
+    """Mean logit; the same for discriminators of few and of many logits."""
+    return _mean_of_logits(lambda logits: logits, judged)
+
+
+def feature_matching(real, fake, relative: bool = False, skip: int = 0):
+    """Mean absolute difference of feature maps, logits left out (Larsen et al., 2016; Kumar et al., 2019).
+
+    Args:
+        relative: divide by the real map's mean magnitude, taken as 0.001 or more, so that all layers weigh the same.
+        skip: layers left out of each discriminator, from the first on; RAVE's second version leaves out one.
+
+    Raises:
+        InputError: no layer is left.
+    """
+    terms = []
+    for real_maps, fake_maps in zip(real, fake):
+        pairs = list(zip(real_maps[:-1], fake_maps[:-1]))[skip:]
+        if not pairs:
+            raise InputError(f"skip must be below the {len(real_maps) - 1} layers before the logits, received {skip}")
+        for x, y in pairs:
+            x, y = ops.cast(x, "float32"), ops.cast(y, "float32")
+            difference = ops.mean(ops.abs(x - y))
+            if relative:
+                difference = difference / ops.maximum(ops.mean(ops.abs(x)), 1e-3)
+            terms.append(difference / len(pairs))
+    return sum(terms) / len(real)
+
+
+def _mean_of_logits(function, judged):
+    return sum(ops.mean(function(ops.cast(maps[-1], "float32"))) for maps in judged) / len(judged)
+
+
+def _check_adversary(adversary: str) -> str:
+    if adversary not in ADVERSARIES:
+        raise InputError(f"adversary must be one of {', '.join(ADVERSARIES)}, received {adversary!r}")
+    return adversary

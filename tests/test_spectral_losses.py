@@ -78,3 +78,98 @@ def test_the_denominator_is_bounded_for_quiet_targets_alone():
         target = noise(1, 65536, rms=rms)
         found = losses.spectral_distance(target, 2.0 * target, (512,))
         assert float(found[0]) == pytest.approx(relative + np.log(2.0), rel=0.02)
+
+
+# Adversarial losses
+
+
+def judgement(seed, scale=1.0):
+    """Two discriminators of two layers and logits; of different sizes."""
+    shapes = [[(2, 8, 3), (2, 4, 6), (2, 4, 1)], [(6, 5, 2), (6, 3, 4), (6, 2, 1)]]
+    return [[noise(*s, seed=seed + 10 * i + j, rms=scale) for j, s in enumerate(ss)] for i, ss in enumerate(shapes)]
+
+
+def naive_mean(function, judged):
+    return np.mean([np.mean(function(np.float64(maps[-1]))) for maps in judged])
+
+
+def test_hinge_losses_are_the_naive_ones():
+    real, fake = judgement(0), judgement(5)
+    expected = naive_mean(lambda x: np.maximum(1 - x, 0), real) + naive_mean(lambda x: np.maximum(1 + x, 0), fake)
+    assert float(losses.discriminator_loss(real, fake)) == pytest.approx(expected, rel=1e-6)
+    assert float(losses.generator_loss(fake, "hinge")) == pytest.approx(-naive_mean(lambda x: x, fake), rel=1e-5)
+    assert float(losses.mean_score(real)) == pytest.approx(naive_mean(lambda x: x, real), rel=1e-5)
+
+
+def test_least_squares_losses_are_the_naive_ones():
+    real, fake = judgement(0), judgement(5)
+    expected = naive_mean(lambda x: (1 - x) ** 2, real) + naive_mean(np.square, fake)
+    assert float(losses.discriminator_loss(real, fake, "least_squares")) == pytest.approx(expected, rel=1e-6)
+    expected = naive_mean(lambda x: (1 - x) ** 2, fake)
+    assert float(losses.generator_loss(fake, "least_squares")) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("adversary", losses.ADVERSARIES)
+def test_each_player_lowers_its_loss_by_moving_logits_its_way(adversary):
+    real, fake = (tf.Variable(noise(4, 1)) for _ in range(2))
+    with tf.GradientTape() as tape:
+        loss = losses.discriminator_loss([[real]], [[fake]], adversary)
+    up, down = tape.gradient(loss, [real, fake])
+    assert (up.numpy() < 0).all()
+    assert adversary == "least_squares" or (down.numpy() > 0).all()
+    with tf.GradientTape() as tape:
+        loss = losses.generator_loss([[fake]], adversary)
+    assert (tape.gradient(loss, fake).numpy() < 0).all()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("skip", [0, 1])
+def test_feature_matching_is_the_naive_one(relative, skip):
+    real, fake = judgement(0), judgement(5)
+    expected = []
+    for real_maps, fake_maps in zip(real, fake):
+        pairs = list(zip(real_maps, fake_maps))[skip:-1]
+        terms = [np.mean(np.abs(np.float64(x) - y)) / (np.mean(np.abs(x)) if relative else 1.0) for x, y in pairs]
+        expected.append(np.mean(terms))
+    found = losses.feature_matching(real, fake, relative=relative, skip=skip)
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_feature_matching_leaves_logits_out_and_bounds_its_ratio():
+    real, fake = judgement(0), judgement(0)
+    for maps in fake:
+        maps[-1] = maps[-1] + 5.0
+    assert float(losses.feature_matching(real, fake)) == 0.0
+    dead = [[np.zeros_like(x) for x in maps] for maps in real]
+    assert float(losses.feature_matching(dead, real, relative=True)) == pytest.approx(
+        1000.0 * float(losses.feature_matching(dead, real)), rel=1e-5
+    )
+
+
+def test_a_weight_is_applied_once():
+    """All maps move by one amount: feature matching by as much, whatever the number of layers and discriminators."""
+    real = judgement(0)
+    shift = tf.Variable(0.5)
+    with tf.GradientTape() as tape:
+        loss = 10.0 * losses.feature_matching(real, [[x + shift for x in maps] for maps in real])
+    assert float(tape.gradient(loss, shift)) == pytest.approx(10.0, rel=1e-5)
+    with tf.GradientTape() as tape:
+        loss = 3.0 * losses.generator_loss([[x + shift for x in maps] for maps in real])
+    assert float(tape.gradient(loss, shift)) == pytest.approx(-3.0, rel=1e-5)
+
+
+def test_adversarial_losses_are_computed_in_float32():
+    half = [[tf.cast(x, tf.bfloat16) for x in maps] for maps in judgement(0)]
+    for found in (
+        losses.discriminator_loss(half, half),
+        losses.generator_loss(half, "least_squares"),
+        losses.feature_matching(half, half, relative=True),
+    ):
+        assert found.dtype == tf.float32
+
+
+def test_what_adversarial_losses_refuse():
+    with pytest.raises(InputError, match="hinge, least_squares, received 'wasserstein'"):
+        losses.generator_loss(judgement(0), "wasserstein")
+    with pytest.raises(InputError, match="below the 2 layers"):
+        losses.feature_matching(judgement(0), judgement(1), skip=2)

@@ -42,7 +42,8 @@ class Finding:
 
     Attributes:
         name: for programs: ``converged``, ``still_improving``, ``overfitting``, ``diverged``, ``collapsed``,
-            ``level_unused``, ``codebook_dying`` or ``skips_carry_everything``.
+            ``level_unused``, ``codebook_dying`` or ``skips_carry_everything``; after adversarial training also
+            ``generator_collapsed``, ``discriminator_winning`` or ``feature_matching_dominating``.
         text: what was found and why, in plain sentences.
         change: the one change to try; empty where nothing is wrong.
     """
