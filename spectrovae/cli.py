@@ -16,7 +16,7 @@ from spectrovae import commands
 from spectrovae.errors import InputError, ParityError, ServerError
 from spectrovae.serving.deployment import IMAGE
 
-FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet"  # models.FAMILIES, known without importing Keras
+FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet, rave"  # models.FAMILIES, known without importing Keras
 
 PRIORS = "pixelcnn, wavenet, mixture, flow"  # models.PRIORS, likewise
 
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
         split_rule(sub, "--split")
         representation_options(sub, "the training split's peak")
-        sub.add_argument("--preset", default="small", choices=("tiny", "small", "base"))
+        sub.add_argument("--preset", default="small", choices=("tiny", "small", "base", "paper"), help="paper: of rave")
         model = sub.add_argument_group("model", "a family refuses what it does not have")
         model.add_argument("--latent-dim", type=int, help="the preset's by default")
         model.add_argument("--network", choices=("convolutional", "dense", "linear"), help="convolutional by default")
@@ -140,6 +140,15 @@ def _parser() -> argparse.ArgumentParser:
         codes.add_argument(
             "--code-map", type=_whole, metavar="ROWS,COLUMNS", help="of an example; 1,16 is a row in time"
         )
+        rave = sub.add_argument_group("rave")
+        rave.add_argument("--version", choices=("v1", "v2"), help="v1, the paper's, by default")
+        rave.add_argument("--causal", action="store_true", default=None, help="see no later sample, to stream")
+        rave.add_argument("--noise", action=argparse.BooleanOptionalAction, help="a branch of filtered noise")
+        rave.add_argument("--activation", choices=("leaky_relu", "snake"), help="of v2")
+        rave.add_argument("--adversary", choices=("hinge", "least_squares"))
+        rave.add_argument("--adversarial-weight", type=float, help="beside the spectral distance (1)")
+        rave.add_argument("--feature-weight", type=float, help="of feature matching (10)")
+        rave.add_argument("--discriminator-rate", type=float, help="learning rate, relative to the decoder's (0.1)")
         voices = sub.add_argument_group("speakers of the vae and the vq-vae")
         text = "tell the decoder who speaks, to convert one voice into another"
         voices.add_argument("--speakers", action="store_true", default=None, help=text)

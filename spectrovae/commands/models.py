@@ -33,7 +33,7 @@ def fit(options) -> tuple[dict, str]:
                 raise InputError(
                     f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
                 )
-        recordings = open_recordings(options)
+        recordings = open_recordings(options, [options.family])
         codec = training.fit(
             options.family,
             recordings,
@@ -93,7 +93,7 @@ def study(options) -> tuple[dict, str]:
     }  # fmt: skip
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")
-    recordings = open_recordings(options)
+    recordings = open_recordings(options, options.families)
     trials = []
     for family in options.families:
         for text in values.split(",") if values else [""]:

@@ -18,17 +18,32 @@ MODEL_OPTIONS = (
     "skips", "skip_noise",
     "quantiser", "codebook_size", "code_dim", "stages", "normalise", "gradient", "commitment", "commitment_weight",
     "diversity_weight", "restart", "kmeans_steps", "levels", "code_map",
+    "version", "causal", "noise", "activation", "adversary", "adversarial_weight", "feature_weight",
+    "discriminator_rate",
     "speakers", "speaker_dropout", "speaker_adversary", "speaker_warp", "instance_norm",
 )  # fmt: skip
 
 
-def open_recordings(options):
+def open_recordings(options, families):
+    """The recordings that the options name, in examples of as many samples as every one of the families can take."""
+    import math
+
+    from spectrovae import models
     from spectrovae.data import Recordings
 
-    return Recordings.open(
-        options.data, sample_rate=options.sample_rate, duration=options.duration, long=options.long,
-        overlap=options.overlap, split=options.split_rule, pattern=options.pattern, progress=counter("scanned"),
-    )  # fmt: skip
+    def opened(**length):
+        return Recordings.open(
+            options.data, sample_rate=options.sample_rate, long=options.long, overlap=options.overlap,
+            split=options.split_rule, pattern=options.pattern, progress=counter("scanned"), **length,
+        )  # fmt: skip
+
+    recordings = opened(duration=options.duration)
+    frames = math.lcm(*(models.FAMILIES[name].frames_multiple(options.preset) for name in families))
+    if frames == 1:
+        return recordings
+    samples = frames * build_representation(options, recordings.sample_rate).hop_length
+    missing = -recordings.samples % samples
+    return opened(samples=recordings.samples + missing) if missing else recordings
 
 
 def open_codec(path: str, prior: bool = True):

@@ -6,6 +6,7 @@ from spectrovae.models.hierarchical_vae import HierarchicalVAE
 from spectrovae.models.mixture import GaussianMixture
 from spectrovae.models.pixelcnn import PixelCNN
 from spectrovae.models.priors import Prior
+from spectrovae.models.rave import RAVE
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 from spectrovae.models.vq_vae import VQVAE
@@ -17,6 +18,7 @@ FAMILIES = {
     "hierarchical-vae": HierarchicalVAE,
     "vq-vae": VQVAE,
     "unet": UNet,
+    "rave": RAVE,
 }
 
 # Distributions of a family's latents, learned once its encoder and decoder are.
@@ -30,6 +32,7 @@ PRIORS: dict[str, type[Prior]] = {
 __all__ = [
     "FAMILIES",
     "PRIORS",
+    "RAVE",
     "VAE",
     "VQVAE",
     "Autoencoder",

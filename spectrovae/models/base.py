@@ -57,6 +57,11 @@ class Trainer(keras.Model):
             batches: training features, arrays or tensors (clips, bins, frames, channels), in one pass.
         """
 
+    @classmethod
+    def frames_multiple(cls, preset: str) -> int:
+        """What the frames of an example must be a multiple of."""
+        return 1
+
     def enter(self, stage: int) -> None:
         """Begin a stage of training, from 1; compile afterwards, since it changes which weights are trained."""
         self.stage = stage
