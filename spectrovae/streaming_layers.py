@@ -98,7 +98,11 @@ class Convolution(Remembering):
         return (batch, None if steps is None else steps // self.stride, self.filters)
 
     def _convolved(self, padded):
-        x = ops.conv(padded, ops.cast(self.kernel, padded.dtype), self.stride, "valid", "channels_last", self.dilation)
+        kernel = ops.cast(self.kernel, padded.dtype)
+        # Group by group: grouped convolutions are compiled anew for each length on some backends.
+        parts = zip(ops.split(padded, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1))
+        found = [ops.conv(x, k, self.stride, "valid", "channels_last", self.dilation) for x, k in parts]
+        x = found[0] if self.groups == 1 else ops.concatenate(found, axis=-1)
         return x + ops.cast(self.bias, x.dtype)
 
     def get_config(self):

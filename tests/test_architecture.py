@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "spectrovae"
 
 FLOORS = [
     {"errors", "files", "audio", "overlap", "pca", "dsp", "plots"},
-    {"data", "representations", "layers", "losses", "quantisers", "sampling"},
+    {"data", "representations", "layers", "streaming_layers", "losses", "quantisers", "sampling"},
     {"models"},
-    {"bundle", "generation", "conversion", "transfer", "codec"},
+    {"bundle", "generation", "conversion", "transfer", "streaming", "codec"},
     {"training", "evaluation", "serving", "synth"},
     {"study"},
     {"commands"},
@@ -23,7 +23,9 @@ FLOORS = [
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 KERAS_OPS_ALONE = [
-    p for p in FILES if p.stem in ("layers", "losses", "quantisers", "sampling", "pqmf") or p.parent.name == "models"
+    p
+    for p in FILES
+    if p.stem in ("layers", "streaming_layers", "losses", "quantisers", "sampling", "pqmf") or p.parent.name == "models"
 ]
 
 

@@ -131,12 +131,61 @@ def synthesis(subbands, filters, length=None, tails: bool = True):
     if subbands.shape[-1] != bands:
         raise InputError(f"the filters are for {bands} sub-bands, received {subbands.shape[-1]}")
     batch, frames, _ = ops.shape(subbands)
-    kernel = np.flip(_kernel(filters), 0).transpose(0, 2, 1) * bands
-    waveform = ops.reshape(_convolve(subbands, kernel), (batch, frames * bands))
+    waveform = ops.reshape(_convolve(subbands, _synthesis_kernel(filters)), (batch, frames * bands))
     if tails:
         lead = _tail_frames(filters) * bands
         waveform = waveform[:, lead : frames * bands - lead]
     return waveform if length is None else waveform[:, :length]
+
+
+def state_frames(filters: np.ndarray) -> int:
+    """Frames that the steps below keep of what came before."""
+    return filters.shape[1] // filters.shape[0] - 1
+
+
+def delay(filters: np.ndarray) -> int:
+    """Samples by which a step's result is late: sub-bands against the waveform, and a waveform against sub-bands."""
+    return _tail_frames(filters) * filters.shape[0]
+
+
+def analysis_step(waveform, state, filters):
+    """Sub-bands of the next block of a waveform, as :func:`analysis` gives them ``delay(filters)`` samples later.
+
+    Args:
+        waveform: [shape=(batch, samples)], a multiple of ``bands`` samples.
+        state: what the step before returned; zeros [shape=(batch, state_frames(filters), bands)] at first.
+        filters: of :func:`pqmf_filters`.
+
+    Returns:
+        (sub-bands [shape=(batch, samples / bands, bands)], the state after it).
+    """
+    bands = filters.shape[0]
+    blocks = ops.reshape(_floating(waveform), (ops.shape(waveform)[0], -1, bands))
+    return _step(blocks, state, _kernel(filters))
+
+
+def synthesis_step(subbands, state, filters):
+    """The next block of a waveform from its sub-bands, as :func:`synthesis` gives it ``delay(filters)`` samples later.
+
+    Args:
+        subbands: [shape=(batch, frames, bands)].
+        state: as for :func:`analysis_step`.
+        filters: those of the analysis.
+
+    Returns:
+        (waveform [shape=(batch, frames * bands)], the state after it).
+    """
+    blocks, state = _step(_floating(subbands), state, _synthesis_kernel(filters))
+    return ops.reshape(blocks, (ops.shape(blocks)[0], -1)), state
+
+
+def _step(blocks, state, kernel: np.ndarray):
+    blocks = ops.concatenate([state, blocks], axis=1)
+    return _convolve(blocks, kernel, "valid"), blocks[:, 1 - len(kernel) :]
+
+
+def _synthesis_kernel(filters: np.ndarray) -> np.ndarray:
+    return np.flip(_kernel(filters), 0).transpose(0, 2, 1) * filters.shape[0]
 
 
 def _floating(values):
@@ -157,5 +206,5 @@ def _kernel(filters: np.ndarray) -> np.ndarray:
     return filters.reshape(bands, taps // bands, bands).transpose(1, 2, 0)
 
 
-def _convolve(blocks, kernel: np.ndarray):
-    return ops.conv(blocks, ops.cast(kernel, blocks.dtype), padding="same", data_format="channels_last")
+def _convolve(blocks, kernel: np.ndarray, padding: str = "same"):
+    return ops.conv(blocks, ops.cast(kernel, blocks.dtype), padding=padding, data_format="channels_last")

@@ -116,10 +116,14 @@ class Probe:
         self.model = keras.Model(encoder.input, [*encoder.outputs, *moments], name="probe")
         self.encoder, self.groups, self.posteriors = encoder, len(encoder.outputs), len(moments) // 2
         self.codes = "int" in str(encoder.outputs[0].dtype)
-        self.dimensions = [int(np.prod(tensor.shape[1:])) for tensor in encoder.outputs]
+        # Of an encoder that takes any number of frames known with the first batch only.
+        self.dimensions = [
+            0 if None in tensor.shape[1:] else int(np.prod(tensor.shape[1:])) for tensor in encoder.outputs
+        ]
 
     def __call__(self, features) -> tuple[Arrays, Arrays, Arrays]:
         outputs = [_array(tensor) for tensor in keras.tree.flatten(self.model(features, training=False))]
+        self.dimensions = [int(np.prod(z.shape[1:])) for z in outputs[: self.groups]]
         means, log_variances = outputs[self.groups :][: self.posteriors], outputs[self.groups + self.posteriors :]
         return outputs[: self.groups], means, log_variances
 
@@ -263,7 +267,7 @@ class _Effects:
     """Squared errors in dB of the decoder with parts of the latent exchanged, drawn or zeroed."""
 
     def __init__(self, probe: Probe, decoder: keras.Model, names: list[str], db_per_unit, random: np.random.Generator):
-        self.decoder, self.random, self.groups = decoder, random, list(zip(names, probe.dimensions))
+        self.decoder, self.random, self.names, self.probe = decoder, random, names, probe
         self.scale = np.reshape(np.asarray(db_per_unit, np.float32), (1, -1, 1, 1))
         self.clips, self.squared_units = 0, 0.0
         self.squared: dict[tuple[str, int | str], float] = {}
@@ -305,7 +309,9 @@ class _Effects:
         return part == "latent" or part == index or (part == "skips" and index > 0)
 
     def result(self) -> dict[str, Any]:
-        groups: list[dict[str, Any]] = [{"name": name, "dimensions": size} for name, size in self.groups]
+        groups: list[dict[str, Any]] = [
+            {"name": name, "dimensions": size} for name, size in zip(self.names, self.probe.dimensions)
+        ]
         result: dict[str, Any] = {"latent": {}, "groups": groups}
         if not self.clips:
             return result

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from spectrovae.codec import Codec
 from spectrovae.generation import latents_graph, noise_size
+from spectrovae.streaming import Steps, can_stream
 
 Tensors = dict[str, np.ndarray]
 Reading = Callable[[], contextlib.AbstractContextManager]
@@ -101,10 +102,49 @@ def endpoints(
         # Places in the list of speakers that ``describe`` gives; whatever is no place in it is nobody.
         speaker = tf.TensorSpec([None], tf.int32, name="speaker")
         table.insert(-1, endpoint(convert, [waveform, speaker], voices, 1e-2))
+    if can_stream(codec):
+        table[-1:-1] = [endpoint(*row, 1e-3) for row in _stream(codec)]
     if codec.learned_prior is not None or codec.prior == "standard_normal":
         run, inputs, tried = _generate(codec)
         table.insert(-1, endpoint(run, inputs, tried, 1e-2))
     return table
+
+
+def _stream(codec: Codec):
+    """Blocks through a causal codec: a state goes in and out with each, and begins as zeros.
+
+    Blocks of ``stream_encode`` are multiples of the ``samples`` that ``describe`` gives under ``stream``.
+    """
+    steps = Steps(codec)
+
+    def stream_encode(waveform, *state):
+        latent, renewed = steps.encode(waveform, state)
+        return {"latent": latent} | {spec.name: tensor for spec, tensor in zip(steps.encode_specs, renewed)}
+
+    def stream_decode(latent, *state):
+        waveform, renewed = steps.decode(latent, state)
+        return {"waveform": waveform} | {spec.name: tensor for spec, tensor in zip(steps.decode_specs, renewed)}
+
+    def states(specs, rows: int) -> Tensors:
+        random = np.random.default_rng(0)
+        return {
+            spec.name: np.asarray(10 * random.standard_normal((rows, *spec.shape[1:])), spec.dtype.as_numpy_dtype)
+            if spec.dtype.is_floating
+            else np.arange(rows, dtype=np.int32)[:, None]
+            for spec in specs
+        }
+
+    def block(waveform, results):
+        missing = -waveform.shape[1] % steps.ratio
+        return {"waveform": np.pad(waveform, [(0, 0), (0, missing)])} | states(steps.encode_specs, len(waveform))
+
+    def latent(waveform, results):
+        return {"latent": results["stream_encode"]["latent"]} | states(steps.decode_specs, len(waveform))
+
+    inputs = tf.TensorSpec([None, None], tf.float32, name="waveform")
+    yield stream_encode, [inputs, *steps.encode_specs], block
+    inputs = tf.TensorSpec([None, None, steps.latent_dim], tf.float32, name="latent")
+    yield stream_decode, [inputs, *steps.decode_specs], latent
 
 
 def _generate(codec: Codec):

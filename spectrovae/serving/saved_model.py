@@ -22,6 +22,7 @@ from spectrovae.serving.parity import check_parity
 from spectrovae.serving.staging import staged
 from spectrovae.serving.warmup import write_warmup
 from spectrovae.serving.weights import StoredWeights, error_db
+from spectrovae.streaming import Steps, can_stream
 
 DESCRIPTION = Path("assets.extra") / "spectrovae.json"
 
@@ -54,6 +55,10 @@ def export(
       ``speaker`` int32 (batch,) where the prior was learned with them (places in ``learned_prior.conditions`` of the
       description; one past the last leaves it open) -> ``waveform`` (batch, samples) of one segment. A row depends on
       its own inputs alone.
+    - ``stream_encode`` and ``stream_decode``, of a causal rave: a block ``waveform`` (batch, a multiple of ``samples`` of
+      the description's ``stream``) -> ``latent`` (batch, frames, dimensions), and back; ``encode_state_0``, ... and
+      ``decode_state_0``, ... go in and come out with each block, and are zeros with the first. Each is late by
+      ``delay`` samples, see :class:`spectrovae.streaming.Steps`.
     - ``describe``: ``request`` (batch,), any strings -> ``description`` (batch,), JSON: ``sample_rate`` in Hz,
       ``segment_samples``, ``representation``, ``labels`` of the recordings, ``versions`` and what else ``codec.json``
       says. TF Serving's REST and its batching refuse a signature without inputs.
@@ -96,6 +101,9 @@ def export(
             description = codec.description() | {"name": name, "version": version}
             description |= {"labels": codec.info.get("labels", []), "weights": {"kind": weights}}
             description |= {"speakers": list(codec.speakers)} if codec.speakers else {}
+            if can_stream(codec):
+                steps = Steps(codec)
+                description["stream"] = {"samples": steps.ratio, "delay": steps.delay}
             stored = StoredWeights(codec, weights)
             table = endpoints(codec, stored.read, description)
             save(codec, stage, table, stored)
