@@ -24,6 +24,7 @@ from spectrovae.files import replacing
 
 INK, DARK_INK, LIGHT_INK = "#7a7872", "#33312d", "#d2cfc8"
 COLOURS = ("#2f74c0", "#d4691e", "#2a9d72", "#9a62c9", "#c23b5a", "#8a7a1f")
+MARKERS = ("", "o", "s", "^", "D", "v")  # of the curves whose colours come again
 GREYS = ("#8a8880", "#a8a69e", "#6f6d67", "#b9b7b0", "#96948c")
 STYLES: tuple[Any, ...] = ((0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (7, 3)), (0, (2, 2)))
 
@@ -105,7 +106,7 @@ def curves_figure(
 ) -> Figure:
     """Draw curves over x >= 0 with their intervals as bands, and a vertical rule at ``marked``.
 
-    References are grey broken lines, the others coloured.
+    References are grey broken lines, the others coloured, with marks on them where a colour comes again.
     """
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
@@ -113,13 +114,24 @@ def curves_figure(
     style: Any
     for curve in curves:
         colour, style, width = COLOURS[models % len(COLOURS)], "solid", 2.0
+        marker = MARKERS[models // len(COLOURS) % len(MARKERS)]
         if curve.reference:
             colour, style, width = GREYS[references % len(GREYS)], STYLES[references % len(STYLES)], 1.3
+            marker = ""
         references += curve.reference
         models += not curve.reference
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-        marker = "o" if len(curve.x) == 1 else None
-        axes.plot(curve.x, curve.y, color=colour, linestyle=style, linewidth=width, marker=marker, label=curve.name)
+        marker = "o" if len(curve.x) == 1 else marker
+        axes.plot(
+            curve.x,
+            curve.y,
+            color=colour,
+            linestyle=style,
+            linewidth=width,
+            marker=marker,
+            markersize=4.5,
+            label=curve.name,
+        )
     if marked is not None:
         axes.axvline(marked, color=ink, linewidth=0.8, alpha=0.6, zorder=0)
     axes.set_xlabel(xlabel)
