@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Steps:
     """Encoder and decoder of a codec as functions of a block and the state before it.
 
-    The results are those of the whole file: latents are what ``codec.encoder`` makes of the sub-bands of the sound after
-    ``delay`` samples of silence, and a decoded waveform is what ``codec.decode`` gives, ``delay`` samples later.
+    The results are those of the whole file: latents are what ``codec.encoder`` makes of the sub-bands of the sound
+    after ``delay`` samples of silence, and a decoded waveform is what ``codec.decode`` gives, ``delay`` samples later.
 
     Attributes:
         ratio: samples a latent frame; blocks of a waveform are multiples of it.
@@ -101,7 +101,7 @@ class StreamingCodec:
 
     Attributes:
         ratio: samples a latent frame.
-        latency: samples by which :meth:`process` is late: both filter banks', and what waits for a latent frame to fill.
+        latency: samples by which :meth:`process` is late: both filter banks', and what waits for a latent frame.
 
     Raises:
         InputError: the codec cannot stream.

@@ -1,8 +1,8 @@
 """Convolutions over time that know how to go on: whole sounds at once, or blocks with a state in between.
 
-Layers take and return (batch, steps, channels). One that remembers has ``initial_state(batch)``, a list of tensors with the
-batch first, and ``step(x, state) -> (y, state)``, which for a causal layer gives, block after block, exactly what ``call``
-gives for all blocks at once. Only ``keras.ops``.
+Layers take and return (batch, steps, channels). One that remembers has ``initial_state(batch)``, a list of tensors
+with the batch first, and ``step(x, state) -> (y, state)``, which for a causal layer gives, block after block, exactly
+what ``call`` gives for all blocks at once. Only ``keras.ops``.
 """
 
 import math
@@ -169,12 +169,12 @@ class Upsampling(Remembering):
 
 @keras.saving.register_keras_serializable("spectrovae")
 class FilteredNoise(Remembering):
-    """Noise through filters whose amplitudes are given: (batch, blocks, channels * bands) -> (batch, steps, channels).
+    """Noise through filters of given amplitudes: (batch, blocks, channels * bands) -> (batch, steps, channels).
 
-    Each block of ``size`` steps has a linear-phase filter of its own, of ``2 * (bands - 1)`` taps in a Hann window, with
-    these amplitudes at evenly spaced frequencies. In training the noise, uniform in [-1, 1], is new each time. Otherwise
-    it is one fixed stretch of ``PERIOD`` steps, over and over, so that a decoder answers the same each time and a stream
-    goes on where it was.
+    Each block of ``size`` steps has a linear-phase filter of its own, of ``2 * (bands - 1)`` taps in a Hann window,
+    with these amplitudes at evenly spaced frequencies. In training the noise, uniform in [-1, 1], is new each time.
+    Otherwise it is one fixed stretch of ``PERIOD`` steps, over and over, so that a decoder answers the same each time
+    and a stream goes on where it was.
 
     Args:
         channels: independent noises.

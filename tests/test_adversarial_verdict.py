@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from spectrovae import losses
 from spectrovae.models import discriminators
-from spectrovae.training.adversarial_verdict import BLIND, judge_adversary, split
+from spectrovae.training.adversarial_verdict import BLIND, judge_adversary, split_stages
 
 MODEL = {"adversary": "hinge", "adversarial_weight": 1.0, "feature_weight": 10.0, "discriminator_rate": 0.1}
 
@@ -104,12 +104,12 @@ def test_feature_matching_that_dominates():
 
 def test_a_run_is_split_where_the_adversary_joined():
     history = course(epochs=3)
-    before, after = split(history)
+    before, after = split_stages(history)
     assert before["distance"] == history["distance"][:4]
     assert after["adversarial"] == history["adversarial"][4:]
     # columns that only begin in the second stage
     short = {name: column if name == "distance" else column[4:] for name, column in history.items()}
-    assert split(short)[1] == after
+    assert split_stages(short)[1] == after
 
 
 @pytest.mark.parametrize(

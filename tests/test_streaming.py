@@ -43,7 +43,7 @@ def stream(codec):
 
 @pytest.fixture(scope="module")
 def offline(codec):
-    """(batch, samples) -> latents of the whole sound after the filter bank's delay, and the waveform decoded from them."""
+    """Samples -> latents of the whole sound after the filter bank's delay, and the waveform decoded from them."""
     delay, ratio = Steps(codec).delay, Steps(codec).ratio
 
     @tf.function(input_signature=[tf.TensorSpec((None, LONGEST))])

@@ -39,6 +39,7 @@ def diagnose(
     *,
     db_per_unit: float | list[float] = 1.0,
     floor: float | np.ndarray = 0.0,
+    levels: Callable[[np.ndarray], Any] | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -49,13 +50,14 @@ def diagnose(
             between the clips of a batch, and neighbours in a sorted set are too much alike.
         db_per_unit: dB that a unit of a feature is worth, a number or one per bin.
         floor: the features of silence, a number or anything that broadcasts to (bins, frames, 1).
+        levels: features -> levels in dB, for features that are none, such as samples; errors are those of the levels.
         seed: of noise, draws and, for an array, the order.
 
     Returns:
         plain JSON:
 
         - ``clips``; where there are two or more ``rmse_db`` of the reconstruction (level channel, all cells, posterior
-          mean), and ``mean_squared_error``, of all channels in squared units of a feature;
+          mean), and ``mean_squared_error``, of all channels in squared units of a feature, without ``levels``;
         - ``latent``: ``dimensions``, and ``shuffle_rise_db`` (of two clips or more), what the RMSE rises by
           when each clip is decoded from another's latent;
         - ``groups``, one for each tensor of the latent: ``name``, and the same for the group alone;
@@ -72,7 +74,7 @@ def diagnose(
     random = np.random.default_rng(seed)
     probe = Probe(encoder)
     names = [tensor.name.split(":")[0] for tensor in decoder.inputs]
-    effects = _Effects(probe, decoder, names, db_per_unit, random)
+    effects = _Effects(probe, decoder, names, db_per_unit, levels, random)
     codes = CodeCounts.of(encoder, floor) if probe.codes else None
     calibration = Calibration.of(decoder)
     moments: list[tuple[Arrays, Arrays]] = []
@@ -266,8 +268,8 @@ class Calibration:
 class _Effects:
     """Squared errors in dB of the decoder with parts of the latent exchanged, drawn or zeroed."""
 
-    def __init__(self, probe: Probe, decoder: keras.Model, names: list[str], db_per_unit, random: np.random.Generator):
-        self.decoder, self.random, self.names, self.probe = decoder, random, names, probe
+    def __init__(self, probe: Probe, decoder, names: list[str], db_per_unit, levels, random: np.random.Generator):
+        self.decoder, self.random, self.names, self.probe, self.levels = decoder, random, names, probe, levels
         self.scale = np.reshape(np.asarray(db_per_unit, np.float32), (1, -1, 1, 1))
         self.clips, self.squared_units = 0, 0.0
         self.squared: dict[tuple[str, int | str], float] = {}
@@ -285,6 +287,7 @@ class _Effects:
         if len(features) < 2:
             return
         target = np.asarray(features)
+        target_levels = None if self.levels is None else _array(self.levels(target))
         changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "shuffle": lambda z: np.roll(z, 1, axis=0),
             "prior": lambda z: self.random.standard_normal(z.shape).astype(np.float32),
@@ -297,10 +300,14 @@ class _Effects:
                 changes[kind](z) if kind != "whole" and self._holds(part, index) else z
                 for index, z in enumerate(latents)
             ]
-            error = _array(self.decoder(_packed(changed), training=False)).astype(np.float64) - target
-            if kind == "whole":
-                self.squared_units += float(np.mean(error**2)) * len(target)
-            error = error[..., :1] * self.scale
+            decoded = _array(self.decoder(_packed(changed), training=False))
+            if target_levels is not None:
+                error = _array(self.levels(decoded)).astype(np.float64) - target_levels
+            else:
+                error = decoded.astype(np.float64) - target
+                if kind == "whole":
+                    self.squared_units += float(np.mean(error**2)) * len(target)
+                error = error[..., :1] * self.scale
             # the mean over cells, so that a clip weighs one
             self.squared[case] = self.squared.get(case, 0.0) + float(np.mean(error**2)) * len(target)
 
@@ -317,7 +324,8 @@ class _Effects:
             return result
         error = {case: float(np.sqrt(total / self.clips)) for case, total in self.squared.items()}
         result["rmse_db"] = error.pop(("whole", "latent"))
-        result["mean_squared_error"] = self.squared_units / self.clips
+        if self.levels is None:
+            result["mean_squared_error"] = self.squared_units / self.clips
         for (kind, part), value in error.items():
             place = groups[part] if isinstance(part, int) else result.setdefault(part, {})
             place[f"{kind}_rise_db"] = value - result["rmse_db"]

@@ -34,7 +34,8 @@ DEFINITIONS = (
     "Fidelity: the share of the posterior means' variance that lies along the first principal directions, in the "
     "training split.",
     "Distance: the spectral distance (losses.spectral_distance) between recordings and what is decoded, its median "
-    "over clips; of no unit, and lower is better. Cut: the other directions at their mean. Drawn: at draws from N(0, 1).",
+    "over clips; of no unit, and lower is better. Cut: the other directions at their mean. Drawn: at draws from "
+    "N(0, 1).",
 )  # fmt: skip
 
 

@@ -45,7 +45,8 @@ class Trainer(keras.Model):
         self.seed = seed
         self.db_per_unit = db_per_unit
         self._scale = ops.reshape(ops.convert_to_tensor(db_per_unit, dtype="float32"), (1, -1, 1, 1))
-        self.error_tracker = keras.metrics.RootMeanSquaredError(name="rmse_db")
+        if self.representation_name is None:  # of levels
+            self.error_tracker = keras.metrics.RootMeanSquaredError(name="rmse_db")
 
     def build(self, input_shape=None):
         self.built = True  # encoder and decoder are functional models, built when they are made
@@ -80,7 +81,7 @@ class Trainer(keras.Model):
         return None
 
     def track_error(self, target, prediction):
-        """Update ``rmse_db`` with a batch; it is measured on the first channel, the level."""
+        """Update ``rmse_db`` with a batch, measured on the first channel, the level; not for models of samples."""
         target, prediction = (ops.cast(x[..., :1], "float32") * self._scale for x in (target, prediction))
         self.error_tracker.update_state(target, prediction)
 

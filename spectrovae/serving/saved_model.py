@@ -55,8 +55,8 @@ def export(
       ``speaker`` int32 (batch,) where the prior was learned with them (places in ``learned_prior.conditions`` of the
       description; one past the last leaves it open) -> ``waveform`` (batch, samples) of one segment. A row depends on
       its own inputs alone.
-    - ``stream_encode`` and ``stream_decode``, of a causal rave: a block ``waveform`` (batch, a multiple of ``samples`` of
-      the description's ``stream``) -> ``latent`` (batch, frames, dimensions), and back; ``encode_state_0``, ... and
+    - ``stream_encode`` and ``stream_decode``, of a causal rave: a block ``waveform`` (batch, a multiple of ``samples``
+      of the description's ``stream``) -> ``latent`` (batch, frames, dimensions), and back; ``encode_state_0``, ... and
       ``decode_state_0``, ... go in and come out with each block, and are zeros with the first. Each is late by
       ``delay`` samples, see :class:`spectrovae.streaming.Steps`.
     - ``describe``: ``request`` (batch,), any strings -> ``description`` (batch,), JSON: ``sample_rate`` in Hz,

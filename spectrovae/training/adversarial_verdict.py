@@ -27,8 +27,8 @@ DOMINATING = 0.75
 """Feature matching dominates when it is more than this part of the generator's loss, three times all else."""
 
 
-def split(history: Mapping[str, Sequence[float]]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """The epochs without an adversary and those with one, by whether ``adversarial`` is a number."""
+def split_stages(history: Mapping[str, Sequence[float]]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """The epochs without an adversary and those with one, by whether ``adversarial`` is a number; {} where none."""
     epochs = max(map(len, history.values()), default=0)
     # A column that began late holds NaN before, or lacks those epochs.
     columns = {
@@ -38,7 +38,7 @@ def split(history: Mapping[str, Sequence[float]]) -> tuple[dict[str, list[float]
     joined = np.isfinite(columns.get("adversarial", np.full(epochs, np.nan)))
 
     def of(rows: np.ndarray) -> dict[str, list[float]]:
-        return {name: column[rows].tolist() for name, column in columns.items()}
+        return {name: column[rows].tolist() for name, column in columns.items()} if rows.any() else {}
 
     return of(~joined), of(joined)
 
@@ -53,10 +53,10 @@ def judge_adversary(history: Mapping[str, Sequence[float]], model: Mapping[str, 
         model: options of the trainer; ``adversary``, ``adversarial_weight``, ``feature_weight`` and
             ``discriminator_rate`` are looked at.
     """
-    before, columns = split(history)
-    epochs = len(columns.get("adversarial", ()))
-    if not epochs:
+    before, columns = split_stages(history)
+    if not columns:
         return []
+    epochs = len(columns["adversarial"])
     last = {name: float(np.mean(column[-max(1, epochs // 4) :])) for name, column in columns.items()}
     # What else goes wrong once the generator has collapsed only follows from it.
     return _collapsed(before, columns, last, model) or [*_winning(columns, last, model), *_dominating(last, model)]
@@ -69,7 +69,7 @@ def _collapsed(before, columns, last, model) -> list[Finding]:
         level = 20.0 * np.log10(max(last["generator_norm"], 1e-6))
         text = f"the output is all but silent, {-level:.0f} dB below the input."
         return [Finding("generator_collapsed", text, change)]
-    start, distance = before["distance"][-1] if before["distance"] else columns["distance"][0], last["distance"]
+    start, distance = before["distance"][-1] if before else columns["distance"][0], last["distance"]
     if distance <= WORSE * start:
         return []
     text = (

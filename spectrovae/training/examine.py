@@ -17,6 +17,8 @@ from spectrovae.errors import InputError
 from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose
 from spectrovae.evaluation.leak import speaker_leak
 from spectrovae.pca import principal_components
+from spectrovae.representations import Waveform
+from spectrovae.training.adversarial_verdict import judge_adversary, split_stages
 from spectrovae.training.live import silence
 from spectrovae.training.verdict import Finding, collapse_law, judge, ranges
 
@@ -47,13 +49,16 @@ def examine(
     def batches(name: str):
         return recordings.features(name, codec.representation, BATCH_SIZE, shuffle=True, seed=seed)
 
-    floor = silence(codec.representation, recordings.samples)
+    representation = codec.representation
+    floor = silence(representation, recordings.samples)
+    samples = isinstance(representation, Waveform)  # not levels: their principal components and errors say little
     found = diagnose(
         codec.encoder,
         codec.decoder,
         batches(split),
-        db_per_unit=codec.representation.db_per_unit,
+        db_per_unit=representation.db_per_unit,
         floor=floor,
+        levels=(lambda features: representation.to_db(features)[..., :1]) if samples else None,
         seed=seed,
     )
     if "codes" in found and split != "train":
@@ -61,10 +66,14 @@ def examine(
         for batch in batches("train"):
             counts.add(probe(batch)[0][0], np.asarray(batch))
         found["training_codes"] = counts.result()
-    spectrum = principal_components(batches("train"), SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed).variances
-    law = collapse_law(spectrum, model or {}, found, math.prod(codec.feature_shape))
+    law: dict[str, Any] = {}
+    if not samples:
+        spectrum = principal_components(batches("train"), SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed).variances
+        law = collapse_law(spectrum, model or {}, found, math.prod(codec.feature_shape))
     leak = speaker_leak(codec, recordings, split) if codec.speakers else {}
-    findings = judge(history or {}, found, law, model or {}, stalled=stalled, corrupt=corrupt)
+    alone, with_adversary = split_stages(history or {})
+    findings = judge(alone, found, law, model or {}, stalled=stalled, corrupt=corrupt, first=bool(with_adversary))
+    findings += judge_adversary(history or {}, model or {})
     return {
         "split": split,
         "corrupt": corrupt,
@@ -147,7 +156,9 @@ def figures_text(report: Mapping[str, Any]) -> str:
     lines = [f"clips                  {found['clips']}"]
     if report.get("corrupt"):
         lines.append(f"trained to undo        {report['corrupt']}; these figures are of clean inputs")
-    if "rmse_db" in found:
+    if "rmse_db" in found and not law:
+        lines.append(f"error                  {found['rmse_db']:.2f} dB, of the levels of a spectrogram of the sounds")
+    elif "rmse_db" in found:
         mean_error = found["rmse_db"] * math.sqrt(law["mean_predictor_mse"] / max(found["mean_squared_error"], 1e-30))
         lines.append(
             f"error                  {found['rmse_db']:.2f} dB (the mean of the training clips: {mean_error:.2f})"
@@ -177,8 +188,9 @@ def figures_text(report: Mapping[str, Any]) -> str:
             f"predicted sigma        squared z {z['squared_z']:.2f} (1), within 1 sigma {z['within_1_sigma']:.1%} "
             f"(68.3 %), within 2 {z['within_2_sigma']:.1%} (95.4 %)"
         )
-    first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8])
-    lines.append(f"PCA spectrum of train  {first}, ... of {law['variance']:.4g}")
+    if law:
+        first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8])
+        lines.append(f"PCA spectrum of train  {first}, ... of {law['variance']:.4g}")
     if law.get("threshold") is not None and len(found["groups"]) == 1:  # the law is of one group
         lines.append(
             f"collapse law           beta sigma^2 = {law['threshold']:.3g}: {law['predicted_active']} dimensions "

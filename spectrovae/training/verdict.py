@@ -125,6 +125,7 @@ def judge(
     *,
     stalled: bool = False,
     corrupt: str | None = None,
+    first: bool = False,
 ) -> list[Finding]:
     """Findings on a run that ended well: its course first, then the latent.
 
@@ -135,8 +136,9 @@ def judge(
         model: the trainer's options.
         stalled: it stopped because it was no better for as many epochs as ``patience``.
         corrupt: what was done to the inputs of training and validation.
+        first: a second stage, which is not in ``history``, followed.
     """
-    findings = _course(history, law, diagnosis, model, stalled, corrupt) if history.get("loss") else []
+    findings = _course(history, law, diagnosis, model, stalled, corrupt, first) if history.get("loss") else []
     if not _times_the_mean(diagnosis, law) <= UNTRAINED:
         # A latent means nothing to a decoder that has not learnt the mean yet; but what the law forbids will not come.
         hopeless = law.get("predicted_active") == law.get("found_active") == 0
@@ -160,14 +162,19 @@ def diverged(epoch: int, found: Mapping[str, Any] | None, learning_rate: float) 
     return Finding("diverged", text, lower)
 
 
-def _course(history, law, diagnosis, model, stalled: bool, corrupt: str | None) -> list[Finding]:
+def _course(history, law, diagnosis, model, stalled: bool, corrupt: str | None, first: bool) -> list[Finding]:
     loss = np.asarray(history["loss"], np.float64)
     watched = np.asarray(history.get("val_loss", loss), np.float64)
-    training = np.asarray(history.get("rmse_db", loss), np.float64)
-    validation = np.asarray(history.get("val_rmse_db", training), np.float64)
+    # Levels err in dB; models of samples have a spectral distance, without a unit.
+    name = next((name for name in ("rmse_db", "distance") if name in history), "loss")
+    unit, measure = (" dB", "error") if name == "rmse_db" else ("", "distance" if name == "distance" else "loss")
+    training = np.asarray(history[name], np.float64)
+    validation = np.asarray(history.get(f"val_{name}", training), np.float64)
     epochs, best = len(loss), int(np.argmin(watched))
     inputs = f"validation inputs corrupted by {corrupt}" if corrupt else "validation"
-    error = f"{validation[best]:.2f} dB on {inputs} at the best epoch, {best + 1} of {epochs}"
+    error = "" if unit else f"{measure} "
+    error += f"{validation[best]:.2f}{unit} on {inputs} at the best epoch, {best + 1} of {epochs}"
+    error += " of the first stage" if first else ""
 
     times = _times_the_mean(diagnosis, law)
     if not times <= EXPLODED:
@@ -178,12 +185,12 @@ def _course(history, law, diagnosis, model, stalled: bool, corrupt: str | None) 
     higher = float(np.mean(validation[-3:])) - validation[best]
     rising = best < epochs - 3 and rise > 0.0 and loss[-1] < loss[best]
     rising &= rise > OVERFIT_RISE * fall or higher > OVERFIT_RISE * validation[best]
-    gap = validation[best] / training[best] if "rmse_db" in history and training[best] > 0 else 1.0
+    gap = validation[best] / training[best] if name != "loss" and training[best] > 0 else 1.0
     if rising or gap > OVERFIT_GAP:
-        text = f"{error}, but {training[best]:.2f} dB on training."
+        text = f"{error}, but {training[best]:.2f}{unit} on training."
         if rising:
             text += f" Since then the training loss fell on, and on validation the loss rose by {rise:.4g}"
-            text += f" and the error by {higher:.2f} dB."
+            text += f" and the {measure} by {higher:.2f}{unit}."
         text += " The best epoch is kept; more epochs will not help."
         change = "more recordings; or, without any, a smaller --latent-dim or --preset."
         if model.get("time_stretch") == 0.0 and not corrupt:
@@ -193,6 +200,8 @@ def _course(history, law, diagnosis, model, stalled: bool, corrupt: str | None) 
         return [Finding("overfitting", text, change)]
 
     longer = f"--epochs {2 * epochs} with --resume."
+    if first:
+        longer = f"--adversarial-from {2 * epochs} and --epochs {epochs} more, with --force."
     if times > UNTRAINED:
         text = f"{error}; answering with the mean of the training clips is better ({times:.2g} times less)."
         return [Finding("still_improving", text, longer)]
@@ -203,10 +212,10 @@ def _course(history, law, diagnosis, model, stalled: bool, corrupt: str | None) 
     loss_before, loss_after = float(np.min(watched[:-quarter])), float(watched[best])
     gained = before - after > IMPROVING * abs(before) or loss_before - loss_after > IMPROVING * fall
     if gained and not stalled:
-        text = f"{error}; in the last {quarter} epochs the lowest error went from {before:.3f} to {after:.3f} dB"
+        text = f"{error}; in the last {quarter} epochs the lowest {measure} went from {before:.3f} to {after:.3f}{unit}"
         text += f", the lowest loss from {loss_before:.4g} to {loss_after:.4g}."
         return [Finding("still_improving", text, longer)]
-    return [Finding("converged", f"{error}; the last {quarter} epochs lowered it by {before - after:.3f} dB.")]
+    return [Finding("converged", f"{error}; the last {quarter} epochs lowered it by {before - after:.3f}{unit}.")]
 
 
 def _times_the_mean(diagnosis, law) -> float:
