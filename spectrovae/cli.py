@@ -163,6 +163,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--corrupt", metavar="NAME[:SEVERITY]", help=f"train on inputs corrupted so, to undo it: {PERTURBATIONS}"
         )
+        text = "change training recordings anew in each epoch, for little data: gain, phase, mute, compression"
+        sub.add_argument("--augment", metavar="NAME[:STRENGTH],...", help=text)
         sub.add_argument("--epochs", type=int, default=30)
         sub.add_argument("--batch-size", type=int, default=32)
         sub.add_argument("--learning-rate", type=float, default=1e-3)

@@ -189,7 +189,8 @@ class RAVE(base.Trainer):
 
     Stage 1 learns encoder and decoder by spectral distance and the KL divergence. In stage 2 (:meth:`enter`) the
     encoder is frozen, its batch normalisation in inference mode and its latent detached, and discriminators of the
-    waveform join. Both players move in every step: the generator sees the discriminators' weights as constants, and they its sound.
+    waveform join. Both players move in every step: the generator sees the discriminators' weights as constants, and
+    they its sound.
 
     Args:
         feature_shape: (bands, frames, 1) of ``representations.Subbands``; frames a multiple of the ratios' product.
@@ -257,6 +258,8 @@ class RAVE(base.Trainer):
         self.capacity = sizes["capacity"] * (3 if version == "v2" else 2) // 2
         self.ratios = sizes["ratios"]
         self.latent_dim = sizes["latent_dim"] if latent_dim is None else latent_dim
+        if self.latent_dim < 1:
+            raise InputError(f"latent_dim must be at least 1, received {self.latent_dim}")
         self.stride = math.prod(self.ratios)
         bands, frames, channels = self.feature_shape
         if frames % self.stride or channels != 1:
@@ -326,7 +329,7 @@ class RAVE(base.Trainer):
         kl = ops.sum(losses.kl_divergence(y_pred["mean"], y_pred["log_variance"]), axis=-1)
         loss = ops.mean(reconstruction)
         figures = {"distance": distance, "reconstruction": reconstruction, "kl": ops.sum(kl, axis=-1)}
-        if self.stage == 1 or not training:
+        if self.stage == 1:
             loss = loss + self.current_beta(training) * ops.mean(kl)
         else:
             adversarial, found = self.adversarial_loss(real, fake)

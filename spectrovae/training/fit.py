@@ -20,14 +20,14 @@ from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.models.base import Trainer
-from spectrovae.training import examine, verdict
+from spectrovae.training import augment, examine, verdict
 from spectrovae.training.corrupt import CleanValidation, Corruption, canonical
 from spectrovae.training.divergence import Diverged, Snapshot, first_non_finite
 from spectrovae.training.live import LiveDiagnostics
 from spectrovae.training.precision import copy_weights, float32_twin, precision
 from spectrovae.training.run import KeepRun, Run, TensorBoardPictures, log
 
-LATER = ("corrupt", "adversarial_from")  # options that older runs do not have; left out where they are None
+LATER = ("corrupt", "augment", "adversarial_from")  # options that older runs do not have; left out where they are None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ class FitOptions:
         precision: ``"auto"``, ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``; what is saved is float32.
         corrupt: what is done to the inputs, and undone by the model: ``NAME:SEVERITY``, see
             :mod:`spectrovae.evaluation.perturbations`; None for clean inputs.
+        augment: what training recordings become anew in every epoch, and the model is to give back as such:
+            ``NAME:STRENGTH,...``, see :mod:`spectrovae.training.augment`; None to leave them as they are.
         adversarial_from: of a family of two stages, the epochs of the first, after which the adversary joins; two
             thirds of ``epochs`` by default, and with as many as those it never does.
     """
@@ -55,6 +57,7 @@ class FitOptions:
     seed: int = 0
     precision: str = "auto"
     corrupt: str | None = None
+    augment: str | None = None
     adversarial_from: int | None = None
 
     def __post_init__(self):
@@ -66,6 +69,12 @@ class FitOptions:
         if not 0.0 < self.learning_rate < 1.0:
             raise InputError(f"learning_rate must lie between 0 and 1, received {self.learning_rate}")
         object.__setattr__(self, "corrupt", canonical(self.corrupt))
+        object.__setattr__(self, "augment", augment.canonical(self.augment))
+        if self.corrupt and self.augment:
+            raise InputError(
+                "corrupt (--corrupt) and augment (--augment) cannot be trained together: what is undone would be "
+                "changed too; leave one of them out"
+            )
 
 
 def fit(
@@ -149,6 +158,9 @@ def train(
     out = Path(out)
     options = _staged(trainer, options or FitOptions(), out, force)
     corruption = _corruption(trainer, representation, options)
+    augmentation = None
+    if options.augment:
+        augmentation = augment.Augmentation(augment.parse(options.augment), representation.sample_rate, options.seed)
     config = run_config(trainer, representation, recordings, options)
     run = Run(out, config)
     _check_out(out, config, resume=resume, force=force)
@@ -187,11 +199,12 @@ def train(
 
     def examples_of(split: str, **kwargs):
         """What the model is trained on: features, or pairs of corrupted and clean ones."""
-        examples = (
-            corruption.pairs(recordings, split, options.batch_size, **kwargs)
-            if corruption
-            else batches(split, **kwargs)
-        )
+        if corruption:
+            examples = corruption.pairs(recordings, split, options.batch_size, **kwargs)
+        elif augmentation and split == "train":
+            examples = augmentation.features(recordings, split, representation, options.batch_size, **kwargs)
+        else:
+            examples = batches(split, **kwargs)
         return spoken(examples, split, **kwargs)
 
     if run.state_file.is_file():
@@ -282,8 +295,9 @@ def train(
         "metrics": metrics | examine.key_figures(report),
         "findings": [finding["name"] for finding in report["findings"]],
     }
-    if options.corrupt:
-        best.info["corrupt"] = options.corrupt
+    for name in ("corrupt", "augment"):
+        if getattr(options, name):
+            best.info[name] = getattr(options, name)
     if trainer.bits_per_example:
         best.info["bits_per_example"] = trainer.bits_per_example
     best.save(out)
