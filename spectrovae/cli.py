@@ -18,7 +18,7 @@ from spectrovae.serving.deployment import IMAGE
 
 FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet, rave"  # models.FAMILIES, known without importing Keras
 
-PRIORS = "pixelcnn, wavenet, mixture, flow"  # models.PRIORS, likewise
+PRIORS = "pixelcnn, wavenet, mixture, flow, latent-wavenet"  # models.PRIORS, likewise
 
 PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
     "uniform, gaussian, signs, gain, tilt, band-mask, time-mask, white-noise, pink-noise, resampling, mp3, vorbis"
@@ -239,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("bundle")
     data_options(sub)
     split_rule(sub, "--split")
-    sub.add_argument("--kind", help=f"{PRIORS}; pixelcnn by default for codes, mixture for vectors")
+    sub.add_argument("--kind", help=f"{PRIORS}; for codes, vectors and rave by default first, third, last")
     text = "of label and speaker; by default those that all training examples have"
     sub.add_argument("--conditions", nargs="*", choices=("label", "speaker"), help=text)
     sub.add_argument("--preset", default="small", choices=("tiny", "small", "large"))

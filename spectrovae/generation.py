@@ -52,7 +52,7 @@ def generate(
     if voice is not None and (prior is None or "speaker" not in prior.conditions):
         del given["speaker"]  # the decoder's alone
     of_codes = prior is not None and prior.codes
-    if not of_codes and (top_k or top_p < 1.0 or guidance != 1.0):
+    if not (prior is not None and prior.draws_codes) and (top_k or top_p < 1.0 or guidance != 1.0):
         raise InputError(f"{codec.name} draws no codes, so that top_k, top_p and guidance do nothing; use temperature")
     if not of_codes and prefix is not None:
         raise InputError(f"{codec.name} draws no codes, and only those have a beginning to continue: leave out prefix")

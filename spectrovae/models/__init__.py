@@ -3,6 +3,7 @@
 from spectrovae.models.autoencoder import Autoencoder
 from spectrovae.models.flow import Flow
 from spectrovae.models.hierarchical_vae import HierarchicalVAE
+from spectrovae.models.latent_wavenet import LatentWaveNet
 from spectrovae.models.mixture import GaussianMixture
 from spectrovae.models.pixelcnn import PixelCNN
 from spectrovae.models.priors import Prior
@@ -27,6 +28,7 @@ PRIORS: dict[str, type[Prior]] = {
     "wavenet": WaveNet,
     "mixture": GaussianMixture,
     "flow": Flow,
+    "latent-wavenet": LatentWaveNet,
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Flow",
     "GaussianMixture",
     "HierarchicalVAE",
+    "LatentWaveNet",
     "PixelCNN",
     "Prior",
     "UNet",

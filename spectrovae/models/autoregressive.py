@@ -60,17 +60,13 @@ class CodePrior(Prior):
         dropout: of what a layer adds, in training.
     """
 
-    codes = True
-    ranks: tuple[int, ...] = (2, 3)
+    codes = draws_codes = True
+    ranks = (2, 3)
 
     def __init__(self, latent_shape, classes: int, *, width: int, dropout: float, **kwargs):
         super().__init__(latent_shape, classes, **kwargs)
         if not 0.0 <= dropout < 1.0:
             raise InputError(f"dropout must be at least 0 and less than 1, received {dropout}")
-        if len(self.latent_shape) not in self.ranks:
-            raise InputError(
-                f"latent_shape must have {' or '.join(map(str, self.ranks))} axes, received {self.latent_shape}"
-            )
         self.width, self.dropout = width, dropout
         height, frames, stages = (*self.latent_shape, 1)[:3] if len(self.latent_shape) > 1 else (1, self.size, 1)
         self.frames, self.bins, self.stages = frames, height, stages

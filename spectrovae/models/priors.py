@@ -33,6 +33,8 @@ class Prior(keras.Model):
     """
 
     codes = False  # whether it is of integer codes
+    draws_codes = False  # whether it draws one of several at a time, so that top_k, top_p and guidance mean something
+    ranks: tuple[int, ...] | None = None  # of the axes that latent_shape may have; None: any
 
     def __init__(
         self,
@@ -52,6 +54,10 @@ class Prior(keras.Model):
         self.seed = seed
         if not self.latent_shape or any(n < 1 for n in self.latent_shape):
             raise InputError(f"latent_shape must be positive numbers, received {latent_shape!r}")
+        if self.ranks and len(self.latent_shape) not in self.ranks:
+            raise InputError(
+                f"latent_shape must have {' or '.join(map(str, self.ranks))} axes, received {self.latent_shape}"
+            )
         if self.codes and self.classes < 2:
             raise InputError(f"a prior of codes needs two classes at least, received {classes}")
         if not 0.0 <= condition_dropout < 1.0:

@@ -90,7 +90,7 @@ class WaveNet(CodePrior):
         conditions, condition_dropout, seed: see :class:`spectrovae.models.priors.Prior`.
     """
 
-    ranks: tuple[int, ...] = (1, 2, 3)
+    ranks = (1, 2, 3)
 
     def __init__(
         self,

@@ -47,7 +47,8 @@ def fit_prior(
     Args:
         bundle: folder of a codec with one latent: codes, or a vector.
         recordings: of the codec's rate; those it was trained on, so that the test split is new to both.
-        kind: a name of ``spectrovae.models.PRIORS``; by default ``pixelcnn`` for codes and ``mixture`` for vectors.
+        kind: a name of ``spectrovae.models.PRIORS``; by default ``pixelcnn`` for codes, ``mixture`` for vectors and
+            ``latent-wavenet`` for sequences of vectors.
         conditions: of ``"label"`` and ``"speaker"``; by default those that all training examples have, two or more of
             them, and not each another.
         epochs, batch_size, learning_rate: of Adam, whose rate falls to zero along a half cosine.
@@ -189,10 +190,13 @@ def _checked_kind(codec: Codec, kind: str | None) -> str:
             "prior of one latent can draw; fit a prior to an autoencoder, a vae or a vq-vae"
         )
     of_codes = codec.quantiser is not None
-    fitting = [name for name, cls in models.PRIORS.items() if cls.codes == of_codes]
-    kind = kind or ("pixelcnn" if of_codes else "mixture")
+    rank = len(codec.latent_shapes[0])
+    fitting = [
+        name for name, cls in models.PRIORS.items() if cls.codes == of_codes and (not cls.ranks or rank in cls.ranks)
+    ]
+    kind = kind or ("pixelcnn" if of_codes else "latent-wavenet" if rank > 1 else "mixture")
     if kind not in fitting:
-        what = "codes" if of_codes else "vectors"
+        what = "codes" if of_codes else "sequences of vectors" if rank > 1 else "vectors"
         raise InputError(
             f"a prior of the {what} of {codec.name} must be one of {', '.join(fitting) or 'none'}, received {kind!r}"
         )
