@@ -16,7 +16,8 @@ from spectrovae import commands
 from spectrovae.errors import InputError, ParityError, ServerError
 from spectrovae.serving.deployment import IMAGE
 
-FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet, rave"  # models.FAMILIES, known without importing Keras
+# models.FAMILIES, known without importing Keras
+FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet, waveform-vae, rave"
 
 PRIORS = "pixelcnn, wavenet, mixture, flow, latent-wavenet"  # models.PRIORS, likewise
 
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--scale", help="spectrum: db or linear")
         group.add_argument("--bands", type=_positive, help="subbands: how many; by default 4, 8 or 16, as the rate is")
         group.add_argument("--attenuation", type=float, help="subbands: of the filters, in dB; 100 by default")
-        group.add_argument("--length", type=_positive, help="chunks: samples of one; 22050 by default")
+        group.add_argument("--length", type=_positive, help="chunks: samples of one; an example by default")
         group.add_argument("--companding", help="mdct: asinh, mu_law, linear or sign_log")
 
     def fit_options(sub: argparse.ArgumentParser) -> None:
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         model.add_argument("--latent-dim", type=int, help="the preset's by default")
         model.add_argument("--network", choices=("convolutional", "dense", "linear"), help="convolutional by default")
         model.add_argument("--hidden", type=_positive, help="units of the dense network's hidden layer; 400 by default")
-        model.add_argument("--head", choices=("flatten", "pool"), help="how the convolutional encoder ends")
+        model.add_argument("--head", choices=("flatten", "pool", "sequence"), help="how the convolutional encoder ends")
         model.add_argument("--linear", choices=("learned", "principal"), help="the linear path beside the convolutions")
         model.add_argument("--latent-norm", action="store_true", default=None, help="batch normalisation of the latent")
         model.add_argument("--time-stretch", type=float, help="train at tempi changed by up to this factor, as 0.15")
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         model.add_argument(
             "--balancing", action=argparse.BooleanOptionalAction, help="hierarchical-vae: balance KL in warm-up"
         )
+        model.add_argument("--spectral-weight", type=float, help="waveform-vae: of the spectral distance; 0 for none")
         codes = sub.add_argument_group("codes of the vq-vae")
         codes.add_argument(
             "--quantiser", choices=("vector", "scalar"), help="a learned codebook, or rounded dimensions"

@@ -15,7 +15,7 @@ REPRESENTATION_OPTIONS = (
 MODEL_OPTIONS = (
     "latent_dim", "network", "hidden", "head", "linear", "latent_norm", "time_stretch", "time_shift", "bin_stretch",
     "likelihood", "sigma", "alpha", "beta", "warmup", "warmup_epochs", "free_bits", "groups", "balancing",
-    "skips", "skip_noise",
+    "skips", "skip_noise", "spectral_weight",
     "quantiser", "codebook_size", "code_dim", "stages", "normalise", "gradient", "commitment", "commitment_weight",
     "diversity_weight", "restart", "kmeans_steps", "levels", "code_map",
     "version", "causal", "noise", "activation", "adversary", "adversarial_weight", "feature_weight",
@@ -139,11 +139,14 @@ def _family_representation(options) -> str | None:
 
 
 def representation_for(options, recordings):
-    from spectrovae.representations import Waveform
+    from spectrovae.representations import Chunks, Waveform
 
     given = {} if options.max_db is None else {"max_db": options.max_db}
     representation = build_representation(options, recordings.sample_rate, **given)
-    if not given:
+    if isinstance(representation, Chunks) and options.length is None:
+        given["length"] = recordings.samples
+        representation = build_representation(options, recordings.sample_rate, **given)
+    if options.max_db is None:
         peak = round(representation.peak_db(recordings.waveforms("train")), 2)
         log(f"the training split peaks at {peak:g} dB: the range is [{peak - options.dynamic_range:g}, {peak:g}] dB")
         given["max_db"] = peak

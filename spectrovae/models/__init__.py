@@ -11,6 +11,7 @@ from spectrovae.models.rave import RAVE
 from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 from spectrovae.models.vq_vae import VQVAE
+from spectrovae.models.waveform_vae import WaveformVAE
 from spectrovae.models.wavenet import WaveNet
 
 FAMILIES = {
@@ -19,6 +20,7 @@ FAMILIES = {
     "hierarchical-vae": HierarchicalVAE,
     "vq-vae": VQVAE,
     "unet": UNet,
+    "waveform-vae": WaveformVAE,
     "rave": RAVE,
 }
 
@@ -46,4 +48,5 @@ __all__ = [
     "Prior",
     "UNet",
     "WaveNet",
+    "WaveformVAE",
 ]
