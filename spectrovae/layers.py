@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from spectrovae import quantisers as quantisers  # registers its layers
+from spectrovae import streaming_layers as streaming_layers  # likewise
 
 _package = "spectrovae"
 
@@ -345,3 +346,35 @@ def inverse_mu_law(codes, classes: int = 256):
     """Waveform in [-1, 1] of the codes of :func:`mu_law`, float32 of the same shape."""
     y = 2.0 * ops.cast(codes, "float32") / (classes - 1) - 1.0
     return ops.sign(y) * ops.expm1(math.log(classes) * ops.abs(y)) / (classes - 1)
+
+
+@keras.saving.register_keras_serializable("spectrovae")
+class Snake(keras.layers.Layer):
+    """x + sin^2(a x) / a, an a for each channel (Ziyin, Hartwig and Ueda, 2020): lets a network go on periodically."""
+
+    def build(self, input_shape):
+        self.frequency = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="frequency")
+        self.built = True
+
+    def call(self, x):
+        frequency = ops.cast(self.frequency, x.dtype)
+        return x + ops.square(ops.sin(frequency * x)) / (frequency + 1e-4)
+
+
+@keras.saving.register_keras_serializable("spectrovae")
+class SoftSigmoid(keras.layers.Layer):
+    """2 sigmoid(x + offset)^2.3 + 1e-7, of amplitudes, in float32: it falls off slowly, and never to 0.
+
+    Args:
+        offset: what is added to x.
+    """
+
+    def __init__(self, offset: float = 0.0, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.offset = offset
+
+    def call(self, x):
+        return 2.0 * ops.power(ops.sigmoid(ops.cast(x, "float32") + self.offset), 2.3) + 1e-7
+
+    def get_config(self):
+        return {**super().get_config(), "offset": self.offset}

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from families import SPECTROGRAM_FAMILIES
 from keras import ops
 from tones import write_tones
 
@@ -98,7 +99,7 @@ def write_bundle(family, recordings, path):
 @pytest.fixture(scope="module")
 def bundles(recordings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles")
-    return {family: write_bundle(family, recordings, folder / family) for family in models.FAMILIES}
+    return {family: write_bundle(family, recordings, folder / family) for family in SPECTROGRAM_FAMILIES}
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from test_spectral_losses import naive_distance
 from spectrovae import losses, training
 from spectrovae.codec import Codec
 from spectrovae.errors import InputError
+from spectrovae.layers import SoftSigmoid
 from spectrovae.models import RAVE
-from spectrovae.models.rave import PRESETS, SoftSigmoid, TwoRates, build_decoder, build_encoder
+from spectrovae.models.rave import PRESETS, TwoRates, build_decoder, build_encoder
 from spectrovae.representations import Subbands
 
 SHAPE = (4, 256, 1)

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from families import ONE_OF_EACH, PAIRS, SPECTROGRAMS
 
 from spectrovae import models, representations
 from spectrovae.codec import Codec
@@ -15,7 +16,7 @@ from spectrovae.serving import saved_model
 from spectrovae.serving.endpoints import endpoints, examples
 
 RATE = 2000
-SEGMENT = 480
+SEGMENT = 512
 # No search for a phase: the one it starts from is kept. A search turns the last bit of a float into a thousandth of the
 # waveform, so that it would be the rounding that is compared (the parity gate, which does search, allows for it).
 OPTIONS: dict[str, dict] = {
@@ -24,10 +25,9 @@ OPTIONS: dict[str, dict] = {
     "magnitude-phase": {"n_fft": 64, "hop_length": 32},
     "mdct": {"frame_length": 64},
     "spectrum": {"n_fft": 64},
+    "subbands": {"bands": 4},
+    "chunks": {"length": SEGMENT},
 }
-FAMILIES, REPRESENTATIONS = sorted(models.FAMILIES), sorted(representations.REPRESENTATIONS)
-PAIRS = [(family, representation) for family in FAMILIES for representation in REPRESENTATIONS]
-ONE_OF_EACH = list(zip(FAMILIES, REPRESENTATIONS))
 SPEAKING = {"vae", "vq-vae"}  # that can be told who speaks
 CASES = {"quick": [(7, 1), (7, 700)], "slow": [(1, 1), (7, 1), (1, 481), (7, 700), (7, 60 * RATE)]}
 ROW = 3
@@ -59,35 +59,43 @@ def noise(batch: int, samples: int) -> np.ndarray:
 def trained(family: str, name: str) -> Codec:
     """A codec after one step of training; standardised features make its sounds loud and unlike each other."""
     keras.utils.set_random_seed(1)
-    representation = representations.REPRESENTATIONS[name](RATE, normalisation="per_bin", **OPTIONS[name])
-    representation.adapt([noise(4, SEGMENT)])
-    options = {"speakers": ("ann", "bob")} if family in SPEAKING else {}
+    normalisation = "per_bin" if name in SPECTROGRAMS else "range"
+    representation = representations.REPRESENTATIONS[name](RATE, normalisation=normalisation, **OPTIONS[name])
+    if normalisation == "per_bin":
+        representation.adapt([noise(4, SEGMENT)])
+    options: dict = {"speakers": ("ann", "bob")} if family in SPEAKING else {}
+    if family == "rave":
+        options = {"causal": True}
     model = models.FAMILIES[family](representation.feature_shape(SEGMENT), preset="tiny", **options)
     features = representation(noise(40, SEGMENT))
     model.initialise([features])
     model.compile(optimizer="adam", run_eagerly=True)  # one step is not worth a graph
-    batch = {"features": features[:8], "speaker": np.arange(8) % 2} if options else features[:8]
+    batch = {"features": features[:8], "speaker": np.arange(8) % 2} if model.speakers else features[:8]
     assert np.isfinite(model.train_on_batch(batch, return_dict=True)["loss"])
-    for weight in model.decoder.trainable_weights if options else ():
+    if model.stages > 1:
+        model.enter(2)  # its noise is heard
+    for weight in model.decoder.trainable_weights if model.speakers else ():
         if "modulate" in weight.path:  # at first a speaker changes nothing
             weight.assign(np.random.default_rng(0).standard_normal(weight.shape))
-    # The autoencoder draws from a learned prior, who has one from N(0, I), the others not.
+    # Autoencoder and rave draw from a learned prior, who has one from N(0, I), the others not.
     prior = None
-    if family == "autoencoder":
+    if family in ("autoencoder", "rave"):
         latents = np.asarray(model.encoder(features))
-        prior = models.Flow(latents.shape[1:], preset="tiny", conditions={"label": ("a", "b"), "speaker": ("c",)})
+        kind = models.Flow if family == "autoencoder" else models.LatentWaveNet
+        prior = kind(latents.shape[1:], preset="tiny", conditions={"label": ("a", "b"), "speaker": ("c",)})
         prior.initialise(latents)
         for weight in prior.trainable_weights:  # so that every part of it changes what is drawn
             weight.assign(0.1 * np.random.default_rng(0).standard_normal(weight.shape))
     return Codec(
         representation, model.encoder, model.decoder, family=family, prior=model.prior, learned_prior=prior,
-        name=f"{family}-{name}",
+        name=f"{family}-{name}", segment_frames=model.feature_shape[1],
     )  # fmt: skip
 
 
 def signatures(family: str) -> set[str]:
     drawn = {"generate"} if family == "autoencoder" or models.FAMILIES[family].prior else set()
     told = {"convert"} if family in SPEAKING else set()
+    told |= {"stream_encode", "stream_decode"} if family == "rave" else set()
     return {"serving_default", "features", "encode", "decode", "reconstruct"} | drawn | told
 
 

@@ -39,38 +39,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@keras.saving.register_keras_serializable("spectrovae")
-class Snake(keras.layers.Layer):
-    """x + sin^2(a x) / a, an a for each channel (Ziyin, Hartwig and Ueda, 2020): lets a network go on periodically."""
-
-    def build(self, input_shape):
-        self.frequency = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="frequency")
-        self.built = True
-
-    def call(self, x):
-        frequency = ops.cast(self.frequency, x.dtype)
-        return x + ops.square(ops.sin(frequency * x)) / (frequency + 1e-4)
-
-
-@keras.saving.register_keras_serializable("spectrovae")
-class SoftSigmoid(keras.layers.Layer):
-    """2 sigmoid(x + offset)^2.3 + 1e-7, of amplitudes, in float32: it falls off slowly, and never to 0.
-
-    Args:
-        offset: what is added to x.
-    """
-
-    def __init__(self, offset: float = 0.0, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        self.offset = offset
-
-    def call(self, x):
-        return 2.0 * ops.power(ops.sigmoid(ops.cast(x, "float32") + self.offset), 2.3) + 1e-7
-
-    def get_config(self):
-        return {**super().get_config(), "offset": self.offset}
-
-
 def build_encoder(options: Any) -> keras.Model:
     """Features (batch, bands, frames, 1) -> posterior means (batch, frames / prod(ratios), latent_dim).
 
@@ -121,7 +89,9 @@ def build_decoder(options: Any) -> keras.Model:
     if options.version == "v1":
         wave = Convolution(bands, 7, causal=options.causal, name="waveform")(x)
         wave = keras.layers.Activation("tanh", dtype="float32", name="waveform_tanh")(wave)
-        loudness = SoftSigmoid(name="loudness_sigmoid")(Convolution(1, 3, causal=options.causal, name="loudness")(x))
+        loudness = layers.SoftSigmoid(name="loudness_sigmoid")(
+            Convolution(1, 3, causal=options.causal, name="loudness")(x)
+        )
         y = keras.layers.Multiply(dtype="float32", name="waveform_times_loudness")([wave, loudness])
     else:
         x = _activation(options, "head_activation")(x)
@@ -148,7 +118,7 @@ def _noise(x, options: Any):
         filters = channels * NOISE_BANDS if last else options.capacity
         x = Convolution(filters, NOISE_RATIO + 1, NOISE_RATIO, causal=options.causal, name=f"noise_{index}")(x)
         x = x if last else _activation(options, f"noise_{index}_activation")(x)
-    amplitudes = SoftSigmoid(-5.0, name="noise_amplitudes")(x)
+    amplitudes = layers.SoftSigmoid(-5.0, name="noise_amplitudes")(x)
     return FilteredNoise(channels, NOISE_BANDS, size, options.seed, name="noise")(amplitudes)
 
 
@@ -175,7 +145,7 @@ def _dilations(options: Any, index: int) -> tuple[int, ...]:
 
 def _activation(options: Any, name: str):
     if options.version == "v2" and options.activation == "snake":
-        return Snake(name=name)
+        return layers.Snake(name=name)
     return keras.layers.LeakyReLU(negative_slope=0.2, name=name)
 
 
