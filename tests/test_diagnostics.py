@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from families import shapes
 from keras import ops
 from scipy import stats
 
@@ -286,8 +287,9 @@ def test_live_columns_are_those_of_the_whole_diagnosis():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_can_be_diagnosed(family):
-    model = FAMILIES[family]((64, 16, 1), preset="tiny")
-    features = np.random.default_rng(0).uniform(size=(20, 64, 16, 1)).astype(np.float32)
+    shape = shapes(family)[0]
+    model = FAMILIES[family](shape, preset="tiny")
+    features = np.random.default_rng(0).uniform(size=(20, *shape)).astype(np.float32)
     result = diagnostics.diagnose(model.encoder, model.decoder, features, db_per_unit=80.0, batch_size=8)
     json.dumps(result, allow_nan=False)
     error = 80.0 * np.sqrt(np.mean((np.asarray(model.reconstruct(features)) - features) ** 2))

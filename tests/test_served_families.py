@@ -74,6 +74,8 @@ def trained(family: str, name: str) -> Codec:
     assert np.isfinite(model.train_on_batch(batch, return_dict=True)["loss"])
     if model.stages > 1:
         model.enter(2)  # its noise is heard
+        for weight in model.decoder.trainable_weights:  # at first it is quiet, and says much the same of everything
+            weight.assign(1.5 * weight if "kernel" in weight.path else weight)
     for weight in model.decoder.trainable_weights if model.speakers else ():
         if "modulate" in weight.path:  # at first a speaker changes nothing
             weight.assign(np.random.default_rng(0).standard_normal(weight.shape))

@@ -3,7 +3,6 @@
 from spectrovae.models.autoencoder import Autoencoder
 from spectrovae.models.flow import Flow
 from spectrovae.models.hierarchical_vae import HierarchicalVAE
-from spectrovae.models.latent_wavenet import LatentWaveNet
 from spectrovae.models.mixture import GaussianMixture
 from spectrovae.models.pixelcnn import PixelCNN
 from spectrovae.models.priors import Prior
@@ -12,7 +11,7 @@ from spectrovae.models.unet import UNet
 from spectrovae.models.vae import VAE
 from spectrovae.models.vq_vae import VQVAE
 from spectrovae.models.waveform_vae import WaveformVAE
-from spectrovae.models.wavenet import WaveNet
+from spectrovae.models.wavenet import LatentWaveNet, WaveNet
 
 FAMILIES = {
     "autoencoder": Autoencoder,

@@ -78,8 +78,9 @@ def build_decoder(options: Any) -> keras.Model:
         x = keras.layers.Reshape((steps, widths[index - 1]), name=f"shuffle_{index}")(x)
         x = keras.layers.Activation("leaky_relu", name=f"up_{index}_activation")(x)
     x = _units(x, widths[0], "up_0")
-    y = keras.layers.Conv1D(strides[0], 7, padding="same", name="up_0")(x)
-    amplitude = keras.layers.Conv1D(1, 7, padding="same", name="amplitude")(x)
+    # In half precision the samples themselves would be heard as noise.
+    y = keras.layers.Conv1D(strides[0], 7, padding="same", dtype="float32", name="up_0")(x)
+    amplitude = keras.layers.Conv1D(1, 7, padding="same", dtype="float32", name="amplitude")(x)
     amplitude = keras.layers.Activation("sigmoid", dtype="float32", name="amplitude_sigmoid")(amplitude)
     y = keras.layers.Multiply(dtype="float32", name="waveform_times_amplitude")([y, amplitude])
     y = keras.layers.Reshape((steps * strides[0], 1), name="shuffle_0")(y)
