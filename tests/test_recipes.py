@@ -36,8 +36,14 @@ def test_every_recipe_runs(tmp_path, monkeypatch, capsys):
     voices = run("fit_converter.py", tones, tmp_path / "voices", "--epochs", 1, "--preset", "tiny")
     assert "reed.wav" in voices
     assert {path.name for path in (tmp_path / "voices" / "voices").iterdir()} == {"flute.wav", "reed.wav"}
+    drawn = run("fit_waveform_vae.py", TOY, tmp_path / "waveform-vae", "--epochs", 1, "--preset", "tiny")
+    assert "validation_distance" in drawn
+    assert (tmp_path / "waveform-vae" / "drawn-2.wav").is_file()
+    live = run("fit_rave.py", TOY, tmp_path / "rave", "--epochs", 2, "--adversarial-from", 1, "--preset", "tiny")
+    assert "samples late" in live
+    assert (tmp_path / "rave" / "live.wav").is_file()
     recipes = {path.name for path in (ROOT / "scripts").glob("*.py")}
-    models = ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet", "judge", "converter")
+    models = ("autoencoder", "vae", "hierarchical_vae", "vq_vae", "unet", "judge", "converter", "waveform_vae", "rave")
     fits = {f"fit_{name}.py" for name in models}
     assert recipes == fits | {"compare.py", "evaluate_robustness.py", "export.py"}
 
