@@ -15,7 +15,7 @@ from spectrovae.errors import InputError
 from spectrovae.evaluation import compare, format_comparison
 from spectrovae.evaluation.perturbations import perturb
 from spectrovae.models import VAE
-from spectrovae.representations import LogSTFT
+from spectrovae.representations import Chunks, LogSTFT
 
 SAMPLES = 992  # 32 frames
 
@@ -78,6 +78,24 @@ def test_kl_is_measured_on_the_clips_compared(recordings, tmp_path):
     expected = np.sum(0.5 * (mean**2 + np.exp(log_variance) - log_variance - 1), axis=1).mean()
     assert row(result, "vae")["kl_nats"] == pytest.approx(expected, rel=1e-4)
     assert row(result, "mean")["kl_nats"] is None
+
+
+def test_a_model_of_samples_stands_beside_one_of_spectrograms(recordings, tmp_path):
+    """Its levels are those of a spectrogram of its sound; only it has figures of the sound's phase."""
+    shape = (SAMPLES, 1, 1)
+    inputs, latent = keras.Input(shape), keras.Input(shape)
+    encoder = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
+    decoder = keras.Model(latent, keras.layers.Rescaling(0.5)(latent))
+    half = Codec(Chunks(8000, length=SAMPLES), encoder, decoder, name="half the samples")
+    result = compare([codec(), half], recordings, tmp_path / "out", samples=1, **OPTIONS)
+    assert len({tuple(row) for row in result["rows"]}) == 1
+    found = row(result, "half the samples")
+    assert found["rmse_active_db"] == pytest.approx(20 * np.log10(2.0), abs=0.3)
+    assert found["si_sdr_db"] > 40.0
+    assert row(result, "copy")["si_sdr_db"] is None
+    text = format_comparison(result)
+    assert "Chunks" in text
+    assert "–" in next(line for line in text.splitlines()[::-1] if line.startswith("copy"))
 
 
 def test_mean_baseline_is_the_train_mean(made, recordings):

@@ -114,6 +114,8 @@ def compare(
             rows.append(_row(group, system.name, system, found[system.name], speed))
         rows += [_row(group, name, None, found[name], None) for name in (CEILING, ORIGINAL) if name in found]
         sounds.append(_sounds(group, recordings, split, heard, seed))
+    fields = dict.fromkeys(name for row in rows for name in row)  # some representations have figures that others lack
+    rows = [fields | row for row in rows]
     result: dict[str, Any] = {
         "kind": "comparison",
         "spectrovae": __version__,
