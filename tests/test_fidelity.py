@@ -52,6 +52,11 @@ def test_few_vectors_and_one_that_never_moves():
     np.testing.assert_array_equal(still.fidelity, np.ones(5))
 
 
+def test_many_vectors_need_no_matrix_of_each_with_each():
+    many = Directions.fit(np.tile(vectors(1000), (200, 1)))  # that of 200 000 would have 320 GB
+    np.testing.assert_allclose(many.fidelity, Directions.fit(vectors(1000)).fidelity, atol=1e-9)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sounds")

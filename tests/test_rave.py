@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import types
 
 import keras
@@ -309,3 +310,19 @@ def test_without_a_second_stage(recordings, tmp_path):
 def test_corrupted_and_augmented_at_once_is_refused():
     with pytest.raises(InputError, match="cannot be trained together"):
         training.FitOptions(corrupt="uniform:10", augment="gain")
+
+
+def test_a_prior_of_its_latent_sequence(whole, recordings, tmp_path):
+    """The default kind, kept in the bundle and drawn from."""
+    bundle = shutil.copytree(whole[1], tmp_path / "bundle")
+    fitted = training.fit_prior(bundle, recordings, epochs=2, preset="tiny")
+    assert fitted.learned["kind"] == "latent-wavenet"
+    figures = fitted.learned["figures"]["validation"]
+    assert {"prior", "standard_normal", "gaussian"} <= set(figures)
+    again = Codec.load(bundle, verify=True)
+    assert again.segment_frames == 512
+    drawn = again.generate(2, seed=3, top_p=0.9)
+    assert drawn.shape == (2, 2048)
+    np.testing.assert_allclose(drawn, fitted.generate(2, seed=3, top_p=0.9), atol=1e-6)
+    with pytest.raises(InputError, match="must be one of mixture, flow, latent-wavenet, received 'wavenet'"):
+        training.fit_prior(bundle, recordings, "wavenet", force=True)

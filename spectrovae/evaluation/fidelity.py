@@ -58,7 +58,8 @@ class Directions:
         """By SVD of vectors (count, dimensions)."""
         vectors = np.asarray(vectors, np.float64)
         mean = vectors.mean(axis=0)
-        _, singular, axes = np.linalg.svd(vectors - mean, full_matrices=True)
+        # All axes, also of fewer vectors than dimensions; of many vectors never a matrix of each with each.
+        _, singular, axes = np.linalg.svd(vectors - mean, full_matrices=len(vectors) < vectors.shape[1])
         variances = np.zeros(len(axes))
         variances[: len(singular)] = np.square(singular) / len(vectors)
         return cls(mean, axes, variances)

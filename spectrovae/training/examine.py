@@ -199,7 +199,9 @@ def figures_text(report: Mapping[str, Any]) -> str:
     if "kl_per_dimension" in found["groups"][0]:
         for group in found["groups"]:
             dead = np.flatnonzero(np.asarray(group["mean_variance"]) <= 0.01)
-            lines.append(f"not active in {group['name']}: {ranges(dead)}")
+            which = ranges(dead)
+            which = which if len(which) < 200 else f"{len(dead)} of {group['dimensions']} dimensions"
+            lines.append(f"not active in {group['name']}: {which}")
     return "\n".join(lines)
 
 

@@ -112,7 +112,7 @@ def fit_prior(
     }
     fitted = Codec(
         codec.representation, codec.encoder, codec.decoder, family=codec.family, prior=codec.prior,
-        learned_prior=prior, learned=learned, info=codec.info, name=codec.name,
+        learned_prior=prior, learned=learned, info=codec.info, name=codec.name, segment_frames=codec.segment_frames,
     )  # fmt: skip
     fitted.save(bundle)
     return fitted
