@@ -212,6 +212,7 @@ def trials(
     *,
     patience: int = 0,
     learning_rate: float = 1e-3,
+    batch_size: int = 32,
     **model: Any,
 ) -> list[Trial]:
     """A fit of each seed. ``model`` goes to the family, with the preset; patience 0 trains all epochs."""
@@ -219,7 +220,7 @@ def trials(
         Trial(name, family, seed, functools.partial(
             training.fit, family, recordings, representation,
             options=training.FitOptions(
-                epochs=options.epochs, patience=patience, learning_rate=learning_rate, seed=seed
+                epochs=options.epochs, patience=patience, learning_rate=learning_rate, batch_size=batch_size, seed=seed
             ),
             preset=options.preset, **model,
         ))

@@ -1,4 +1,4 @@
-"""Two statements of the survey of RAVE and VQ-VAE: an autoencoder without nonlinearities is PCA, and codes compress.
+"""Statements of the survey of RAVE and VQ-VAE: a linear autoencoder is PCA, codes compress, few directions are enough.
 
 python scripts/reproduce/survey.py --data data/fsdd
 """
@@ -17,11 +17,15 @@ from reproduction import Reproduction, Table, Verdict, spread, trials
 
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
+from spectrovae.evaluation.fidelity import fidelity
+from spectrovae.models import RAVE
 from spectrovae.pca import PrincipalComponents, principal_components
-from spectrovae.representations import LogSTFT
+from spectrovae.representations import LogSTFT, Subbands
 from spectrovae.study import study
 
 ERROR_RATIO, ANGLE = 1.01, 15.0  # the linear autoencoder against PCA; degrees
+FIDELITY, SHARE, LOSS = 0.95, 0.5, 1.05
+"""Of the latent's variance; of its directions, at most; of the spectral distance that is left with those alone."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "K=64": {"codebook_size": 64},
     "K=256": {"codebook_size": 256},
@@ -38,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=reproduction.whole, default=(4, 8, 16, 32), help="of the linear autoencoder")
     parser.add_argument("--linear-epochs", type=int, default=15, help="of the linear autoencoder's fits")
     parser.add_argument("--variants", type=int, default=len(VARIANTS), help="how many of the VQ-VAE's, from the first")
-    small = {"data": "toy:harmonic?size=60", "sizes": (2, 4), "linear_epochs": 2, "variants": 2}
+    parser.add_argument("--rave-epochs", type=int, default=24, help="of RAVE's fits, two thirds in the first stage")
+    parser.add_argument("--rave-preset", default="tiny", help="its size")
+    small = {"data": "toy:harmonic?size=60", "sizes": (2, 4), "linear_epochs": 2, "variants": 2, "rave_epochs": 1}
     return reproduction.run(reproduce, parser, small, arguments)
 
 
@@ -47,8 +53,9 @@ def reproduce(options: argparse.Namespace) -> Reproduction:
     representation = reproduction.with_peak(recordings, LogSTFT)
     linear = linear_rows(options, recordings, representation)
     codes = code_rows(options, recordings, representation)
+    directions = fidelity_rows(options)
     return Reproduction(
-        "A linear autoencoder is PCA, and what codes compress",
+        "A linear autoencoder is PCA, what codes compress, and how few directions RAVE needs",
         f"{options.data}, log-STFT of {recordings.sample_rate} Hz; linear autoencoders {options.linear_epochs} epochs, "
         f"VQ-VAEs {options.epochs} epochs of preset {options.preset}; seeds {', '.join(map(str, options.seeds))}.",
         [
@@ -65,8 +72,12 @@ def reproduce(options: argparse.Namespace) -> Reproduction:
                 "gaussian_bits": "bits of a Gaussian code of this error", "perplexity": "perplexity, active tokens",
                 "parameters": "parameters",
             }, codes),
+            Table("fidelity", "RAVE decoded with its latent's first directions alone", {
+                "seed": "seed", "directions": "directions", "dimensions": "of", "fidelity": "fidelity",
+                "cut": "spectral distance, the rest at its mean", "drawn": "drawn from N(0, 1)",
+            }, directions),
         ],
-        verdicts(linear, codes),
+        verdicts(linear, codes, directions),
         [
             "Principal angles are those between the span of the decoder's columns and that of as many principal "
             "components of the training clips. Directions of nearly equal variance (last variance / next near 1) are "
@@ -159,8 +170,34 @@ def code_rows(options: argparse.Namespace, recordings: Recordings, representatio
     return rows
 
 
-def verdicts(linear: Sequence[Mapping[str, Any]], codes: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-    """Both tables' rows -> what held."""
+def fidelity_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Spectral distance of the test clips by the number of directions that are kept."""
+    whole = Recordings.open(options.data)
+    multiple = Subbands(whole.sample_rate).hop_length * RAVE.frames_multiple(options.rave_preset)
+    recordings = Recordings.open(options.data, samples=-(-whole.samples // multiple) * multiple)
+    representation = reproduction.with_peak(recordings, Subbands)
+    peak = round(representation.sample_peak(recordings.waveforms("train")), 4)
+    representation = Subbands(recordings.sample_rate, max_db=representation.max_db, peak=peak)
+    own = argparse.Namespace(**{**vars(options), "epochs": options.rave_epochs, "preset": options.rave_preset})
+    rows = []
+    for trial in trials(
+        "rave", "rave", own, recordings, representation, batch_size=8, warmup_epochs=min(5, options.rave_epochs / 3)
+    ):
+        codec = trial.run(options.out / "rave" / "fits")
+        found = fidelity(
+            codec, recordings, options.out / "rave" / f"fidelity-{trial.seed}", samples=2, force=True,
+            log=lambda message: None,
+        )  # fmt: skip
+        rows += [{"seed": trial.seed, "dimensions": found["dimensions"], **row} for row in found["rows"]]
+    return rows
+
+
+def verdicts(
+    linear: Sequence[Mapping[str, Any]],
+    codes: Sequence[Mapping[str, Any]],
+    directions: Sequence[Mapping[str, Any]] = (),
+) -> list[Verdict]:
+    """The tables' rows -> what held."""
     same = [row["train_ratio"] <= ERROR_RATIO for row in linear]
     spans = [ratio and row["largest_angle"] <= ANGLE for ratio, row in zip(same, linear)]
     shown = "; ".join(
@@ -176,6 +213,16 @@ def verdicts(linear: Sequence[Mapping[str, Any]], codes: Sequence[Mapping[str, A
             orders += [after["rmse_db"] < before["rmse_db"] for before, after in zip(found, found[1:])]
         ladder += [row["bits"] <= row["gaussian_bits"] for row in own]
         told.append(", ".join(f"{row['name']} {row['bits']:.0f} bits {row['rmse_db']:.2f} dB" for row in own))
+    few, few_told = [], []
+    for seed in sorted({row["seed"] for row in directions}):
+        own = sorted((row for row in directions if row["seed"] == seed), key=lambda row: row["directions"])
+        enough = next(row for row in own if row["fidelity"] >= FIDELITY)
+        near = enough["cut"] <= LOSS * own[-1]["cut"]
+        few.append(enough["directions"] <= SHARE * own[-1]["directions"] and near)
+        few_told.append(
+            f"seed {seed}: {enough['directions']} of {own[-1]['directions']}, distance {enough['cut']:.2f} against "
+            f"{own[-1]['cut']:.2f}"
+        )
     return [
         Verdict(
             "A linear autoencoder reaches PCA's error",
@@ -191,6 +238,12 @@ def verdicts(linear: Sequence[Mapping[str, Any]], codes: Sequence[Mapping[str, A
             "More bits, less error",
             "each step to a larger codebook (64, 256, 1024), and to more stages (1, 2, 4), lowers the test RMSE; a "
             "case is a step and seed", orders, "; ".join(told),
+        ),
+        Verdict(
+            "Few directions of RAVE's latent are enough",
+            f"as many as hold {FIDELITY:.0%} of its variance are at most {SHARE:.0%} of its dimensions, and the "
+            f"spectral distance with those alone is at most {LOSS:g} times that with all; a case is a seed", few,
+            "; ".join(few_told),
         ),
         Verdict(
             "Learned codes are smaller than the best code of Gaussian clips",
