@@ -1,5 +1,7 @@
 """A causal codec block after block against the same codec over the whole sound."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +13,7 @@ from spectrovae.codec import Codec
 from spectrovae.errors import InputError
 from spectrovae.models import RAVE
 from spectrovae.representations import Subbands
+from spectrovae.serving import export
 from spectrovae.streaming import Steps, StreamingCodec, can_stream
 
 VARIANTS = [("v1", 4, "leaky_relu"), ("v2", 4, "snake"), ("v1", 1, "leaky_relu")]
@@ -152,3 +155,31 @@ def test_bad_blocks_are_refused():
         stream.process(np.zeros((1, 64)), np.zeros((1, 60), np.float32))
     with pytest.raises(InputError, match="at least 1"):
         StreamingCodec(made(), batch=0)
+
+
+def test_a_server_is_told_what_a_block_is(tmp_path):
+    """The signatures of the export, driven by what ``describe`` says: the state goes round, and the whole comes out."""
+    codec = made()
+    codec.save(tmp_path / "bundle")
+    export(tmp_path / "bundle", tmp_path / "served")
+    (version,) = (tmp_path / "served" / "bundle").iterdir()
+    signatures = tf.saved_model.load(str(version)).signatures
+    described = signatures["describe"](request=tf.constant(["?"]))["description"].numpy()[0]
+    told = json.loads(described)["stream"]
+    steps = Steps(codec)
+    assert told == {"samples": steps.ratio, "delay": steps.delay}
+    x = sound(6 * told["samples"])
+    states = {
+        part: {spec.name: tf.zeros([1, *spec.shape[1:]], spec.dtype) for spec in specs}
+        for part, specs in (("encode", steps.encode_specs), ("decode", steps.decode_specs))
+    }
+    heard = []
+    for block in cut(x, [2 * told["samples"]]):
+        found = signatures["stream_encode"](waveform=tf.constant(block), **states["encode"])
+        latent, states["encode"] = found.pop("latent"), found
+        found = signatures["stream_decode"](latent=latent, **states["decode"])
+        heard.append(found.pop("waveform").numpy())
+        states["decode"] = found
+    live = StreamingCodec(codec, block_size=steps.ratio)
+    expected = np.concatenate([live.process(block) for block in cut(x, [steps.ratio])], axis=1)
+    np.testing.assert_allclose(np.concatenate(heard, axis=1), expected, atol=1e-5)
