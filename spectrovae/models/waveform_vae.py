@@ -19,6 +19,7 @@ HEADS = ("pool", "sequence")
 SIZES = (2048, 1024, 512, 256, 128)
 DILATIONS = (1, 3)
 SPECTRAL = 0.2
+QUIET = 0.02  # of the output at the start, relative to what goes into its last convolution
 
 # widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them. Of a latent sequence,
 # whose steps are 256 samples apart, each has latent_dim / 8 dimensions.
@@ -78,8 +79,12 @@ def build_decoder(options: Any) -> keras.Model:
         x = keras.layers.Reshape((steps, widths[index - 1]), name=f"shuffle_{index}")(x)
         x = keras.layers.Activation("leaky_relu", name=f"up_{index}_activation")(x)
     x = _units(x, widths[0], "up_0")
-    # In half precision the samples themselves would be heard as noise.
-    y = keras.layers.Conv1D(strides[0], 7, padding="same", dtype="float32", name="up_0")(x)
+    # In half precision the samples themselves would be heard as noise. It starts softly: far louder than its target, it
+    # would learn silence first, and stay there.
+    soft = keras.initializers.VarianceScaling(QUIET**2, "fan_in")
+    y = keras.layers.Conv1D(
+        strides[0], 7, padding="same", kernel_initializer=soft, dtype="float32", name="up_0"
+    )(x)  # fmt: skip
     amplitude = keras.layers.Conv1D(1, 7, padding="same", dtype="float32", name="amplitude")(x)
     amplitude = keras.layers.Activation("sigmoid", dtype="float32", name="amplitude_sigmoid")(amplitude)
     y = keras.layers.Multiply(dtype="float32", name="waveform_times_amplitude")([y, amplitude])
