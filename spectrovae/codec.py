@@ -73,7 +73,8 @@ class Codec:
         self.whole = frames is None  # whether segments are only a way to cut the latent
         if self.whole and not segment_frames:
             raise InputError("the encoder takes any number of frames; give segment_frames, those of a segment")
-        self.segment_frames = frames = segment_frames if self.whole else frames
+        self.segment_frames: int = int(segment_frames or 0) if self.whole else frames
+        frames = self.segment_frames
         self.feature_shape = (bins, frames, channels)
         self.segment_samples = representation.samples_of(frames)
         if representation.feature_shape(self.segment_samples) != self.feature_shape:

@@ -134,7 +134,7 @@ def _family_representation(options) -> str | None:
     """The representation that the family asks for, where one is being fitted."""
     from spectrovae import models
 
-    family = models.FAMILIES.get(getattr(options, "family", None))
+    family = models.FAMILIES.get(str(getattr(options, "family", None)))
     return family.representation_name if family else None
 
 

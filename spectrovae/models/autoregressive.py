@@ -61,7 +61,7 @@ class CodePrior(Prior):
     """
 
     codes = draws_codes = True
-    ranks = (2, 3)
+    ranks: tuple[int, ...] = (2, 3)
 
     def __init__(self, latent_shape, classes: int, *, width: int, dropout: float, **kwargs):
         super().__init__(latent_shape, classes, **kwargs)

@@ -32,7 +32,7 @@ class Representation(keras.layers.Layer):
     """
 
     keeps_phase = False  # whether the inverse needs no phase search
-    normalisations = NORMALISATIONS  # those that it can have
+    normalisations: tuple[str, ...] = NORMALISATIONS  # those that it can have
     n_fft: int  # samples in a window
     hop_length: int = 0  # samples between frames; 0 where the features are of the whole sound
 
