@@ -89,7 +89,7 @@ def study(options) -> tuple[dict, str]:
         raise InputError(f"--vary takes NAME=A,B,... and one family, received {options.vary!r}, {options.families}")
     known = {"preset", "representation", "normalisation", "max_db", "dynamic_range"} | {
         *MODEL_OPTIONS, *REPRESENTATION_OPTIONS, "epochs", "batch_size", "learning_rate", "patience", "precision",
-        "corrupt",
+        "corrupt", "augment", "adversarial_from",
     }  # fmt: skip
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")

@@ -26,6 +26,7 @@ MODEL_OPTIONS = (
 
 def open_recordings(options, families):
     """The recordings that the options name, in examples of as many samples as every one of the families can take."""
+    import copy
     import math
 
     from spectrovae import models
@@ -38,11 +39,14 @@ def open_recordings(options, families):
         )  # fmt: skip
 
     recordings = opened(duration=options.duration)
-    frames = math.lcm(*(models.FAMILIES[name].frames_multiple(options.preset) for name in families))
-    if frames == 1:
-        return recordings
-    samples = frames * build_representation(options, recordings.sample_rate).hop_length
-    missing = -recordings.samples % samples
+    multiple = 1
+    for name in families:
+        frames = models.FAMILIES[name].frames_multiple(options.preset)
+        if frames > 1:
+            own = copy.copy(options)
+            own.family = name
+            multiple = math.lcm(multiple, frames * build_representation(own, recordings.sample_rate).hop_length)
+    missing = -recordings.samples % multiple
     return opened(samples=recordings.samples + missing) if missing else recordings
 
 

@@ -208,7 +208,8 @@ def _sounds(group: Group, recordings: Any, split: str, heard: Sequence[int], see
     for index, waveform in (pair for batch in systems.batches(recordings, split, heard, 16) for pair in zip(*batch)):
         original = np.asarray(group.representation.decibels(waveform[None]))
         modified = perturb(original, MODIFIED_LEVEL_DB, [index], seed=seed)
-        made = [("generated", "ceiling", "ceiling: input through Griffin-Lim", original)]
+        way = "the inverse" if group.representation.keeps_phase else "Griffin-Lim"
+        made = [("generated", "ceiling", f"ceiling: input through {way}", original)]
         made += [("generated", model.name, model.name, model.reconstruct(original)) for model in models]
         made += [("modified", "input", f"input ±{MODIFIED_LEVEL_DB:g} dB", modified)]
         made += [
