@@ -19,7 +19,7 @@ HEADS = ("pool", "sequence")
 SIZES = (2048, 1024, 512, 256, 128)
 DILATIONS = (1, 3)
 SPECTRAL = 0.2
-QUIET = 0.02  # of the output at the start, relative to what goes into its last convolution
+QUIET = 0.1  # of the output at the start, relative to what goes into its last convolution
 
 # widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them. Of a latent sequence,
 # whose steps are 256 samples apart, each has latent_dim / 8 dimensions.
