@@ -13,6 +13,10 @@ from keras import ops
 
 from spectrovae.errors import InputError
 
+# Outputs of a step up to which its taps are gathered for one matrix product. A convolution of so short an input spends
+# its time on laying out the kernel anew, a dilated one the input too; a product reads the weights once, as they are.
+SHORT = 128
+
 
 class Remembering(keras.layers.Layer):
     """A layer whose output depends on inputs before the block; ``causal`` where on none after it."""
@@ -81,33 +85,52 @@ class Convolution(Remembering):
         self.built = True
 
     def call(self, x):
-        before = self.reach if self.causal else self.reach // 2
-        return self._convolved(ops.pad(x, [[0, 0], [before, self.reach - before], [0, 0]]))
+        if not self.causal:  # as many zeros, since the stride divides the steps, and no copy of the input
+            return self._convolved(x, "same")
+        return self._convolved(ops.pad(x, [[0, 0], [self.reach, 0], [0, 0]]))
 
     def state_specs(self):
         return [((self.reach, self.channels), self.compute_dtype)] if self.reach else []
 
     def step(self, x, state):
+        convolved = self._multiplied if 0 < (x.shape[1] or 0) // self.stride <= SHORT else self._convolved
         if not self.reach:
-            return self._convolved(x), []
+            return convolved(x), []
         x = ops.concatenate([state[0], x], axis=1)
-        return self._convolved(x), [x[:, -self.reach :]]
+        return convolved(x), [x[:, -self.reach :]]
 
     def compute_output_shape(self, input_shape):
         batch, steps, _ = input_shape
         return (batch, None if steps is None else steps // self.stride, self.filters)
 
-    def _convolved(self, padded):
+    def _convolved(self, padded, padding="valid"):
         kernel = ops.cast(self.kernel, padded.dtype)
         # Group by group: grouped convolutions are compiled anew for each length on some backends.
         parts = zip(ops.split(padded, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1))
-        found = [ops.conv(x, k, self.stride, "valid", "channels_last", self.dilation) for x, k in parts]
+        found = [ops.conv(x, k, self.stride, padding, "channels_last", self.dilation) for x, k in parts]
         x = found[0] if self.groups == 1 else ops.concatenate(found, axis=-1)
         return x + ops.cast(self.bias, x.dtype)
+
+    def _multiplied(self, padded):
+        """As :meth:`_convolved`, of an input whose number of steps is known."""
+        steps = padded.shape[1] - self.reach
+        kernel = ops.cast(self.kernel, padded.dtype)
+        parts = zip(ops.split(padded, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1))
+        x = [_gathered(x, k, self.stride, self.dilation, steps) for x, k in parts]
+        return (x[0] if self.groups == 1 else ops.concatenate(x, axis=-1)) + ops.cast(self.bias, padded.dtype)
 
     def get_config(self):
         names = ("filters", "kernel_size", "stride", "dilation", "groups", "causal")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _gathered(padded, kernel, stride: int, dilation: int, steps: int):
+    """A valid convolution over ``steps`` inputs and those that the kernel reaches beyond: its taps in one product."""
+    taps, channels, filters = kernel.shape
+    rows = [padded[:, tap * dilation : tap * dilation + steps : stride] for tap in range(taps)]
+    rows = ops.reshape(ops.concatenate(rows, axis=-1), (-1, taps * channels))
+    x = ops.matmul(rows, ops.reshape(kernel, (taps * channels, filters)))
+    return ops.reshape(x, (-1, steps // stride, filters))
 
 
 @keras.saving.register_keras_serializable("spectrovae")
@@ -152,14 +175,19 @@ class Upsampling(Remembering):
         return [((1, self.channels), self.compute_dtype)]
 
     def step(self, x, state):
-        return self._raised(ops.concatenate([state[0], x], axis=1)), [x[:, -1:]]
+        padded = ops.concatenate([state[0], x], axis=1)
+        return self._raised(padded, 0 < (x.shape[1] or 0) <= SHORT), [x[:, -1:]]
 
     def compute_output_shape(self, input_shape):
         batch, steps, _ = input_shape
         return (batch, None if steps is None else steps * self.ratio, self.filters)
 
-    def _raised(self, padded):
-        x = ops.conv(padded, ops.cast(self.kernel, padded.dtype), 1, "valid", "channels_last")
+    def _raised(self, padded, short=False):
+        kernel = ops.cast(self.kernel, padded.dtype)
+        if short:
+            x = _gathered(padded, kernel, 1, 1, padded.shape[1] - 1)
+        else:
+            x = ops.conv(padded, kernel, 1, "valid", "channels_last")
         x = ops.reshape(x, (ops.shape(x)[0], -1, self.filters))
         return x + ops.cast(self.bias, x.dtype)
 

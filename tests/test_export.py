@@ -30,15 +30,23 @@ def noise(batch: int, samples: int) -> np.ndarray:
 def make_codec(family: str, normalisation: str = "per_bin") -> Codec:
     """An untrained codec; standardised features make even that one's sounds loud and unlike each other."""
     keras.utils.set_random_seed(1)
-    representation = representations.LogSTFT(
+    waveforms = {
+        "rave": representations.Subbands(RATE, bands=4),
+        "waveform-vae": representations.Chunks(RATE, length=480),
+    }
+    representation = waveforms.get(family) or representations.LogSTFT(
         RATE, n_fft=64, hop_length=32, phase_iterations=4, normalisation=normalisation
     )
-    representation.adapt([noise(4, 480)])
-    model = models.FAMILIES[family](representation.feature_shape(480), preset="tiny")
+    if family not in waveforms:
+        representation.adapt([noise(4, 480)])
+    shape = representation.feature_shape(512 if family == "rave" else 480)
+    model = models.FAMILIES[family](shape, preset="tiny")
     model.initialise([representation(noise(40, 480))])
     parts = (representation, model.encoder, model.decoder)
     info = {"labels": ["yes", "no"]}
-    return Codec(*parts, family=family, prior=model.prior, info=info, name=f"tiny-{family}")
+    return Codec(
+        *parts, family=family, prior=model.prior, info=info, name=f"tiny-{family}", segment_frames=shape[1]
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["vae", "unet", "vq-vae"])  # a vector, a list, whole numbers as latents

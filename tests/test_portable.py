@@ -41,7 +41,7 @@ def test_gives_what_keras_gives(family, target, tmp_path):
     assert sorted(file.suffix for file in path.iterdir()) == sorted([".json", *2 * [portable.SUFFIXES[target]]])
     encoder, decoder = runner(path, "encoder"), runner(path, "decoder")
     for batch in (1, 5):
-        features = codec.representation(noise(batch, 480)).numpy()
+        features = codec.representation(noise(batch, codec.segment_samples)).numpy()
         latent = encoder(features=features)
         expected = tf.nest.flatten(codec.encoder(features))
         assert set(latent) == set(latent_names(codec))
@@ -50,7 +50,7 @@ def test_gives_what_keras_gives(family, target, tmp_path):
         found = decoder(**latent)["features"]
         np.testing.assert_allclose(found, codec.reconstruct_features(features), atol=1e-4)
     description = json.loads((path / "spectrovae.json").read_text())
-    assert description["representation"]["hop_length"] == 32
+    assert description["representation"]["class"] == type(codec.representation).__name__
     assert all(difference < -60 for difference in description["parity"].values())
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from spectrovae.errors import InputError
-from spectrovae.streaming_layers import Convolution, FilteredNoise, Upsampling
+from spectrovae.streaming_layers import SHORT, Convolution, FilteredNoise, Upsampling
 
 
 def noise(*shape, seed=0):
@@ -96,6 +96,26 @@ def test_blocks_are_the_whole(name, sizes):
         y, state = layer.step(block, state)
         found.append(np.asarray(y))
     np.testing.assert_allclose(np.concatenate(found, axis=1), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_long_steps_are_short_ones(name):
+    """On either side of the length from which a step convolves instead of multiplying."""
+    make, channels, multiple = LAYERS[name]
+    layer = make()
+    x = noise(2, (SHORT + 1) * multiple, channels)
+    short, state = layer.step(x[:, : SHORT * multiple], layer.initial_state(2))
+    rest, state = layer.step(x[:, SHORT * multiple :], state)
+    long, after = layer.step(x, layer.initial_state(2))
+    np.testing.assert_allclose(np.concatenate([short, rest], axis=1), long, atol=1e-5)
+    for first, second in zip(state, after):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_groups_do_not_meet_in_a_step():
+    layer = built(Convolution(4, 3, groups=2, causal=True), 6)
+    x = noise(2, 10, 6)
+    np.testing.assert_allclose(layer.step(x, layer.initial_state(2))[0], layer(x), atol=1e-5)
 
 
 def heard(**options):
