@@ -1,6 +1,5 @@
 """RAVE: the paper's sizes, losses against NumPy, two players in one step, a fit of two stages."""
 
-import csv
 import json
 import shutil
 import types
@@ -9,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from interrupts import history, interrupted
 from test_spectral_losses import naive_distance
 
 from spectrovae import losses, training
@@ -240,26 +240,6 @@ def fit(recordings, out, epochs=4, **options):
     )  # fmt: skip
 
 
-def history(out):
-    with open(out / "run" / "history.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-class Interrupt(keras.callbacks.Callback):
-    """Ctrl-C in the middle of an epoch."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.now = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.now == self.epoch and batch == 1:
-            raise KeyboardInterrupt
-
-
 @pytest.fixture(scope="module")
 def whole(recordings, tmp_path_factory):
     out = tmp_path_factory.mktemp("rave") / "whole"
@@ -283,13 +263,8 @@ def test_a_fit_runs_both_stages(whole):
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_killed_in_either_stage_it_continues_exactly(epoch, whole, recordings, tmp_path, monkeypatch):
     expected, out = whole
-    original = keras.Model.fit
-
-    def stopping(self, *args, callbacks=(), **kwargs):
-        return original(self, *args, callbacks=[*callbacks, Interrupt(epoch)], **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "fit", stopping)
+        interrupted(patch, epoch)
         with pytest.raises(KeyboardInterrupt):
             fit(recordings, tmp_path / "parts", augment="gain,mute")
     assert len(history(tmp_path / "parts")) == epoch

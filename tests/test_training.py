@@ -1,6 +1,5 @@
 """Runs: exact resume, interruption at any moment, what is refused, what is kept."""
 
-import csv
 import json
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from interrupts import history, interrupted
 
 from spectrovae import training
 from spectrovae.codec import Codec
@@ -26,36 +26,6 @@ def options(**changes):
 
 def fit(recordings, representation, out, family="vae", changes=None, **kwargs):
     return training.fit(family, recordings, representation, out, options(**changes or {}), preset="tiny", **kwargs)
-
-
-def history(out):
-    with open(out / "run" / "history.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-class Interrupt(keras.callbacks.Callback):
-    """Raises as Ctrl-C does, in the middle of an epoch."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.now = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.now == self.epoch and batch == 1:
-            raise KeyboardInterrupt
-
-
-def interrupted(monkeypatch, epoch):
-    """Every fit stops in ``epoch``."""
-    original = keras.Model.fit
-
-    def stopping(self, *args, callbacks=(), **kwargs):
-        return original(self, *args, callbacks=[*callbacks, Interrupt(epoch)], **kwargs)
-
-    monkeypatch.setattr(keras.Model, "fit", stopping)
 
 
 @pytest.mark.parametrize("family", ["autoencoder", "vae", "unet"])

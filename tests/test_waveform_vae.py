@@ -120,7 +120,7 @@ def test_it_learns():
         ((LENGTH, 1, 1), {"spectral_weight": -1.0}, "spectral_weight must not be negative"),
         ((LENGTH, 1, 1), {"latent_dim": 0}, "latent_dim must be at least 1, received 0"),
         ((LENGTH, 2, 1), {}, "one chunk of waveform, received .*--duration"),
-        ((3, 1, 1), {}, "at least 4 samples, received 3"),
+        ((3, 1, 1), {}, "at least 128 samples, received 3"),
     ],
 )
 def test_what_is_refused(shape, options, message):

@@ -16,9 +16,9 @@ from spectrovae.models import base
 
 LIKELIHOODS = ("sigma", "alpha_mse")
 HEADS = ("pool", "sequence")
-SIZES = (2048, 1024, 512, 256, 128)
 DILATIONS = (1, 3)
 SPECTRAL = 0.2
+SHORTEST = 128  # samples that a spectral distance needs
 QUIET = 0.1  # of the output at the start, relative to what goes into its last convolution
 
 # widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them. Of a latent sequence,
@@ -170,15 +170,13 @@ class WaveformVAE(base.Trainer):
                 f"features must be (length, 1, 1), one chunk of waveform, received {self.feature_shape}; leave out "
                 "--length, and give the duration of an example (--duration)"
             )
-        if length < 4:
-            raise InputError(f"a chunk must have at least 4 samples, received {length}")
+        if length < SHORTEST:
+            raise InputError(f"a chunk must have at least {SHORTEST} samples, received {length}")
         self.latent_dim = int(PRESETS[preset]["latent_dim"].get(head) if latent_dim is None else latent_dim)
         if self.latent_dim < 1:
             raise InputError(f"latent_dim must be at least 1, received {self.latent_dim}")
         self.head, self.latent_norm, self.likelihood, self.alpha = head, bool(latent_norm), likelihood, alpha
         self.spectral_weight, self.beta, self.warmup_steps = spectral_weight, beta, warmup_steps
-        # Of chunks shorter than all of them, the largest power of two that fits.
-        self.sizes = [size for size in SIZES if size <= length] or [2 ** int(math.log2(length))]
         self.encoder = build_encoder(self)
         self.decoder = build_decoder(self)
         self.posteriors = base.posteriors_of(self.encoder)
@@ -213,7 +211,7 @@ class WaveformVAE(base.Trainer):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         target, prediction = x if y is None else y, y_pred["features"]
         reconstruction = self.reconstruction_loss(target, prediction, training)
-        distance = losses.spectral_distance(target[:, :, 0, 0], prediction[:, :, 0, 0], self.sizes)
+        distance = losses.spectral_distance(target[:, :, 0, 0], prediction[:, :, 0, 0])
         kl = losses.kl_divergence(y_pred["mean"], y_pred["log_variance"])
         kl = ops.sum(kl, axis=tuple(range(1, len(kl.shape))))
         for tracker, value in zip(self.trackers, (reconstruction, distance, kl)):
