@@ -103,21 +103,23 @@ class Convolution(Remembering):
         batch, steps, _ = input_shape
         return (batch, None if steps is None else steps // self.stride, self.filters)
 
-    def _convolved(self, padded, padding="valid"):
-        kernel = ops.cast(self.kernel, padded.dtype)
-        # Group by group: grouped convolutions are compiled anew for each length on some backends.
-        parts = zip(ops.split(padded, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1))
-        found = [ops.conv(x, k, self.stride, padding, "channels_last", self.dilation) for x, k in parts]
-        x = found[0] if self.groups == 1 else ops.concatenate(found, axis=-1)
-        return x + ops.cast(self.bias, x.dtype)
+    def _convolved(self, x, padding="valid"):
+        return self._by_group(
+            x, lambda x, k: ops.conv(x, k, self.stride, padding, "channels_last", self.dilation)
+        )  # fmt: skip
 
-    def _multiplied(self, padded):
+    def _multiplied(self, x):
         """As :meth:`_convolved`, of an input whose number of steps is known."""
-        steps = padded.shape[1] - self.reach
-        kernel = ops.cast(self.kernel, padded.dtype)
-        parts = zip(ops.split(padded, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1))
-        x = [_gathered(x, k, self.stride, self.dilation, steps) for x, k in parts]
-        return (x[0] if self.groups == 1 else ops.concatenate(x, axis=-1)) + ops.cast(self.bias, padded.dtype)
+        steps = x.shape[1] - self.reach
+        return self._by_group(x, lambda x, k: _gathered(x, k, self.stride, self.dilation, steps))
+
+    def _by_group(self, x, convolve):
+        """Group by group: grouped convolutions are compiled anew for each length on some backends."""
+        kernel = ops.cast(self.kernel, x.dtype)
+        parts = zip(ops.split(x, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1))
+        found = [convolve(*part) for part in parts]
+        y = found[0] if self.groups == 1 else ops.concatenate(found, axis=-1)
+        return y + ops.cast(self.bias, y.dtype)
 
     def get_config(self):
         names = ("filters", "kernel_size", "stride", "dilation", "groups", "causal")

@@ -10,6 +10,9 @@ from keras import ops
 from spectrovae import losses
 from spectrovae.errors import InputError
 
+WARMUPS = ("linear", "cyclical", "log")
+CYCLES = 4
+
 
 class Trainer(keras.Model):
     """A Keras model that holds an ``encoder`` and a ``decoder``; families override ``call`` and ``compute_loss``.
@@ -28,6 +31,10 @@ class Trainer(keras.Model):
     stages = 1  # of training; 2 where an adversary joins
     stage = 1
     speakers: tuple[str, ...] = ()  # whose voices the decoder is told; empty where it is told of none
+    warmup = "linear"  # how the weight of the KL divergence grows, of WARMUPS; families with one have beta and steps
+    beta: float
+    warmup_steps: int
+    steps: Any
     warmup_epochs = 0.0  # over which the weight of the KL divergence grows, where nobody says otherwise
 
     def __init__(self, feature_shape, *, preset, presets, db_per_unit=1.0, seed=0, **kwargs):
@@ -74,6 +81,22 @@ class Trainer(keras.Model):
             learning_rate: a number or a schedule.
         """
         return keras.optimizers.Adam(learning_rate)
+
+    def current_beta(self, training: bool = True):
+        """The weight of the KL divergence now: warmed up in training, ``beta`` itself in evaluation.
+
+        Over ``warmup_steps`` it grows linearly from 0; in cycles, in the first half of each linearly from 0, then held;
+        or from beta / 1000 by the same factor each step.
+        """
+        if not training or not self.warmup_steps:
+            return self.beta
+        done = ops.minimum(self.steps / self.warmup_steps, 1.0)
+        if self.warmup == "log":
+            return self.beta * ops.power(1000.0, done - 1.0)
+        if self.warmup == "cyclical":
+            within = done * CYCLES - ops.floor(done * CYCLES)
+            done = ops.where(done < 1.0, ops.minimum(2.0 * within, 1.0), 1.0)
+        return self.beta * done
 
     @property
     def bits_per_example(self) -> float | None:

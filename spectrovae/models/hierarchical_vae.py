@@ -335,12 +335,6 @@ class HierarchicalVAE(base.Trainer):
             kl = kl * (warming * balancing_weights(kl, self.dims) + 1.0 - warming)
         return ops.maximum(kl, self.free_bits * ops.convert_to_tensor(self.dims, dtype="float32"))
 
-    def current_beta(self, training: bool = True):
-        """The weight of the KL divergence now: warmed up in training, ``beta`` itself in evaluation."""
-        if not training or not self.warmup_steps:
-            return self.beta
-        return self.beta * ops.minimum(self.steps / self.warmup_steps, 1.0)
-
     def get_config(self):
         return {
             **super().get_config(),

@@ -189,6 +189,7 @@ class RAVE(base.Trainer):
     prior = "standard_normal"
     representation_name = "subbands"
     stages = 2
+    warmup = "log"
     warmup_epochs = 5.0  # at full weight at once the divergence is faster than the distance, and all collapses
 
     def __init__(
@@ -325,12 +326,6 @@ class RAVE(base.Trainer):
             "generator_norm": level_fake / level_real,
         }
         return self.adversarial_weight * fooling + self.feature_weight * matching + judging, figures
-
-    def current_beta(self, training: bool = True):
-        """The weight of the KL divergence now: warmed up in training, ``beta`` itself in evaluation."""
-        if not training or not self.warmup_steps:
-            return self.beta
-        return self.beta * ops.power(1000.0, ops.minimum(self.steps / self.warmup_steps, 1.0) - 1.0)
 
     def get_config(self):
         names = (

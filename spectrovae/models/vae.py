@@ -16,8 +16,6 @@ from spectrovae.errors import InputError
 from spectrovae.models import base, conditioning, networks
 
 LIKELIHOODS = ("sigma", "gaussian", "fixed_sigma", "bernoulli", "alpha_rmse", "alpha_mse")
-WARMUPS = ("linear", "cyclical", "log")
-CYCLES = 4
 ADVERSARY = 300.0  # weight of the speaker's adversary, in nats per example as all of the loss
 WARP = 0.1  # of what the encoder hears where there are speakers
 OUTPUTS = {"sigma": "sigma", "gaussian": "moments", "bernoulli": "probabilities"}
@@ -101,7 +99,7 @@ class VAE(networks.Trainer, conditioning.Speakers):
     ):
         linear = linear or ("learned" if likelihood == "bernoulli" or speakers else "principal")
         super().__init__(feature_shape, latent_dim, linear=linear, **options)
-        for name, value, choices in (("likelihood", likelihood, LIKELIHOODS), ("warmup", warmup, WARMUPS)):
+        for name, value, choices in (("likelihood", likelihood, LIKELIHOODS), ("warmup", warmup, base.WARMUPS)):
             if value not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, received {value!r}")
         for name, number, least in (
@@ -165,18 +163,6 @@ class VAE(networks.Trainer, conditioning.Speakers):
         if self.likelihood == "alpha_rmse":
             return self.alpha * losses.root_mean_squared_error(target, prediction)
         return self.alpha * losses.mean_squared_error(target, prediction)
-
-    def current_beta(self, training: bool = True):
-        """The weight of the KL divergence now: warmed up in training, ``beta`` itself in evaluation."""
-        if not training or not self.warmup_steps:
-            return self.beta
-        done = ops.minimum(self.steps / self.warmup_steps, 1.0)
-        if self.warmup == "log":
-            return self.beta * ops.power(1000.0, done - 1.0)
-        if self.warmup == "cyclical":
-            within = done * CYCLES - ops.floor(done * CYCLES)
-            done = ops.where(done < 1.0, ops.minimum(2.0 * within, 1.0), 1.0)
-        return self.beta * done
 
     def initialise(self, batches):
         """As in the base; with principal components, the posterior's variances start as theirs too.

@@ -227,12 +227,6 @@ class WaveformVAE(base.Trainer):
             return self.calibrated_nll(target, prediction, training)
         return self.alpha * losses.mean_squared_error(target, prediction)
 
-    def current_beta(self, training: bool = True):
-        """The weight of the KL divergence now: warmed up in training, ``beta`` itself in evaluation."""
-        if not training or not self.warmup_steps:
-            return self.beta
-        return self.beta * ops.minimum(self.steps / self.warmup_steps, 1.0)
-
     def get_config(self):
         names = (
             "latent_dim", "head", "latent_norm", "likelihood", "alpha", "spectral_weight", "beta", "warmup_steps",
