@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_training import Interrupt, history, interrupted
+from interrupts import Interrupt, history, interrupted
 
 from spectrovae import training
 from spectrovae.codec import Codec

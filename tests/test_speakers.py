@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from interrupts import Interrupt
 from keras import ops
-from test_training import Interrupt
 from tones import SAMPLES, write_tones
 
 from spectrovae import layers, training
