@@ -21,6 +21,8 @@ FAMILIES = "autoencoder, vae, hierarchical-vae, vq-vae, unet, waveform-vae, rave
 
 PRIORS = "pixelcnn, wavenet, mixture, flow, latent-wavenet"  # models.PRIORS, likewise
 
+GUIDANCE = 1.05  # conversion.GUIDANCE, likewise
+
 PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
     "uniform, gaussian, signs, gain, tilt, band-mask, time-mask, white-noise, pink-noise, resampling, mp3, vorbis"
 )
@@ -57,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
 
     def data_options(sub: argparse.ArgumentParser, required: bool = True) -> None:
         sub.add_argument("--data", required=required, help="folder, manifest, or toy set such as toy:harmonic")
+
+    def voice_option(sub: argparse.ArgumentParser) -> None:
+        text = "how much the voice weighs: above 1 it is plainer, and words suffer"
+        sub.add_argument("--guidance", type=float, default=GUIDANCE, help=f"{text} ({GUIDANCE})")
 
     def split_rule(sub: argparse.ArgumentParser, flag: str) -> None:
         rules = ("auto", "hash", "speaker", "fsdd")
@@ -140,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         codes.add_argument("--kmeans-steps", type=int, help="iterations that place the codebook at first")
         codes.add_argument("--levels", type=_whole, help="scalar: of each dimension, as 8,6,5")
         codes.add_argument(
-            "--code-map", type=_whole, metavar="ROWS,COLUMNS", help="of an example; 1,16 is a row in time"
+            "--code-map", type=_whole, metavar="ROWS,COLUMNS", help="of an example; 1,32 is a row in time"
         )
         rave = sub.add_argument_group("rave")
         rave.add_argument("--version", choices=("v1", "v2"), help="v1, the paper's, by default")
@@ -271,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("bundle")
     sub.add_argument("files", nargs="+", metavar="FILE")
     sub.add_argument("--speaker", required=True, help="whose voice, of those that the model was fitted with")
+    voice_option(sub)
     sub.add_argument("--out", required=True, help="folder for the wav files, or a wav file for one")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
@@ -352,6 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     split_rule(sub, "--split-rule")
     sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to convert")
     sub.add_argument("--limit", type=_positive, help="convert this many clips, spread over the split")
+    voice_option(sub)
     text = "folder of a judge (fit-judge) of labels or speakers; may be given again"
     sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
     sub.add_argument("--samples", type=int, default=4, help="clips to write as sound")

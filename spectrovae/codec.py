@@ -102,10 +102,9 @@ class Codec:
         self._decode = tf.function(self.decode_graph, input_signature=[latent, length], autograph=False)
         self._reconstruct = tf.function(self.reconstruct_graph, input_signature=[waveform], autograph=False)
         speaker = tf.TensorSpec([None], tf.int32, name="speaker")
-        self._decode_as = tf.function(self.decode_graph, input_signature=[latent, length, speaker], autograph=False)
-        self.convert_function = tf.function(
-            self.reconstruct_graph, input_signature=[waveform, speaker], autograph=False
-        )
+        voice = [speaker, tf.TensorSpec([None], tf.float32, name="guidance")]
+        self._decode_as = tf.function(self.decode_graph, input_signature=[latent, length, *voice], autograph=False)
+        self._convert = tf.function(self.reconstruct_graph, input_signature=[waveform, *voice], autograph=False)
         features = tf.TensorSpec([None, bins, None, channels], tf.float32, name="features")
         self._reconstruct_features = tf.function(
             self.reconstruct_features_graph, input_signature=[features], autograph=False
@@ -136,21 +135,23 @@ class Codec:
         """(batch, samples) -> latent (batch, segments, ...), a tensor or a list."""
         return self._encode_features(self.features_graph(waveform))
 
-    def decode_graph(self, latent, length, speaker=None):
+    def decode_graph(self, latent, length, *voice):
         """Latent (batch, segments, ...) -> (batch, length); a negative length means all that the segments span.
 
         Args:
-            speaker: int32 (batch,), places among ``speakers``; None for nobody.
+            voice: nothing for nobody's; or int32 (batch,), places among ``speakers``, and float32 (batch,), how much
+                their voices weigh.
         """
-        return self.representation.inverse(self._decode_features(latent, speaker), self._length(latent, length))
+        features = self._decode_features(latent, *voice)
+        return self.representation.inverse(features, self._length(latent, length))
 
-    def reconstruct_graph(self, waveform, speaker=None):
+    def reconstruct_graph(self, waveform, *voice):
         """(batch, samples) -> (batch, samples), keeping the statistics that per-example scaling would lose."""
         features = self.features_graph(waveform)
         statistics = None
         if self.representation.normalisation == "per_example":
             statistics = self.representation.statistics(self.representation.decibels(self._whole_segments(waveform)))
-        decoded = self.through_graph(features, speaker=speaker)
+        decoded = self.through_graph(features, *voice)
         return self.representation.inverse(decoded, tf.shape(waveform)[1], statistics)
 
     def reconstruct_features_graph(self, features):
@@ -163,10 +164,10 @@ class Codec:
         whole = tf.concat([features, tf.repeat(silence, batch, axis=0)], axis=2)
         return self.through_graph(whole)[:, :, :frames]
 
-    def through_graph(self, features, move=None, speaker=None):
+    def through_graph(self, features, *voice, move=None):
         """Features of whole segments through encoder and decoder, same shape; ``move`` changes the latent between."""
         latent = self._encode_features(features)
-        return self._decode_features(latent if move is None else move(latent), speaker)
+        return self._decode_features(latent if move is None else move(latent), *voice)
 
     def _whole_segments(self, waveform):
         """Silence after the end, until the frames fill the last segment."""
@@ -187,15 +188,15 @@ class Codec:
         parts = zip(tf.nest.flatten(self.encoder(cut)), self.latent_types)
         return self.pack([tf.cast(tf.reshape(z, [shape[0], segments, *z.shape[1:]]), kind) for z, kind in parts])
 
-    def _decode_features(self, latent, speaker=None):
+    def _decode_features(self, latent, *voice):
         batch, segments = tf.unstack(tf.shape(tf.nest.flatten(latent)[0])[:2])
         if self.whole:
             joined = tf.nest.map_structure(
                 lambda z: tf.reshape(z, [batch, segments * z.shape[2], *z.shape[3:]]), latent
             )
-            return tf.cast(conversion.decoded(self, joined, speaker), tf.float32)
+            return tf.cast(conversion.decoded(self, joined, *voice), tf.float32)
         flat = tf.nest.map_structure(lambda z: tf.reshape(z, [-1, *z.shape[2:]]), latent)
-        features = tf.cast(conversion.decoded(self, flat, speaker), tf.float32)
+        features = tf.cast(conversion.decoded(self, flat, *voice), tf.float32)
         _, bins, frames, channels = features.shape
         features = tf.transpose(tf.reshape(features, [batch, segments, bins, frames, channels]), [0, 2, 1, 3, 4])
         return tf.reshape(features, [batch, bins, segments * frames, channels])
@@ -226,6 +227,7 @@ class Codec:
         fill: str = "mean",
         seed: int = 0,
         speaker: conversion.Speaker | None = None,
+        guidance: float = conversion.GUIDANCE,
     ) -> np.ndarray:
         """Waveforms of latents: float32 [shape=(batch, length)], by default all that the segments span.
 
@@ -235,9 +237,10 @@ class Codec:
                 draw from that prior.
             seed: of the draw.
             speaker: whose voice, one name of ``speakers`` or one for each sound; None leaves it open.
+            guidance: how much the voice weighs, as for :meth:`convert`.
 
         Raises:
-            InputError: another shape, type or number of latents; an unknown speaker.
+            InputError: another shape, type or number of latents; an unknown speaker, a guidance below 0.
         """
         parts = [np.asarray(z) for z in (latent if isinstance(latent, list | tuple) else [latent])]
         parts += self._filling(parts, fill, seed)
@@ -258,7 +261,7 @@ class Codec:
         length = -1 if length is None else length
         if speaker is None:
             return self._decode(packed, length).numpy()
-        return self._decode_as(packed, length, conversion.places(self, speaker, len(parts[0]))).numpy()
+        return self._decode_as(packed, length, *conversion.asked(self, speaker, guidance, len(parts[0]))).numpy()
 
     def _filling(self, parts: list, fill: str, seed: int) -> list:
         """Latents for the groups below ``parts``, where each has a prior N(0, I) given those above."""
@@ -275,17 +278,28 @@ class Codec:
         """Waveforms through encoder and decoder, same shape."""
         return self._reconstruct(self.checked(waveform, sample_rate)).numpy()
 
-    def convert(self, waveform, speaker: conversion.Speaker, sample_rate: int | None = None) -> np.ndarray:
+    def convert(
+        self,
+        waveform,
+        speaker: conversion.Speaker,
+        sample_rate: int | None = None,
+        guidance: float = conversion.GUIDANCE,
+    ) -> np.ndarray:
         """Waveforms [shape=(batch, samples)] in another voice, same shape.
 
         Args:
             speaker: one name of ``speakers``, or one for each sound.
             sample_rate: of the waveform in Hz; give it to have it checked.
+            guidance: how much the voice weighs: 1 is what the decoder makes of the name, more is more of what sets the
+                voice apart from nobody's, at the cost of the words.
 
         Raises:
-            InputError: an unknown speaker, a codec without speakers, wrong sample rate, shape or type.
+            InputError: an unknown speaker, a codec without speakers, a guidance below 0, wrong sample rate, shape or
+                type.
         """
-        return conversion.convert(self, waveform, speaker, sample_rate)
+        conversion.check(self)
+        checked = self.checked(waveform, sample_rate)
+        return self._convert(checked, *conversion.asked(self, speaker, guidance, int(checked.shape[0]))).numpy()
 
     def reconstruct_features(self, features) -> np.ndarray:
         """Features (batch, bins, frames, channels) of any number of frames through encoder and decoder, same shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from spectrovae.codec import Codec
 
 Speaker = str | Sequence[str]
+GUIDANCE = 1.05  # at which FSDD's validation clips are right in voice and in digit about as often
 
 
 def split(decoder):
@@ -22,24 +24,38 @@ def split(decoder):
     return (conditioning.for_nobody(decoder), decoder) if conditioning.takes_speaker(decoder) else (decoder, None)
 
 
-def decoded(codec: Codec, latent, speaker):
+def decoded(codec: Codec, latent, speaker=None, guidance=None):
     """Features of segments: latents (batch * segments, ...) through the decoder.
+
+    A voice is nobody's, and ``guidance`` times what sets it apart: above 1 it is plainer, as classifier-free guidance
+    (Ho and Salimans, 2022) makes a condition of a diffusion model, and words suffer.
 
     Args:
         speaker: int32 (batch,), each for all segments of its sound; None for nobody.
+        guidance: float32 (batch,); with a speaker.
     """
     if speaker is None:
         return codec.decoder(latent)
     flat = tf.nest.flatten(latent)
-    segments = tf.shape(flat[0])[0] // tf.maximum(tf.shape(speaker)[0], 1)
-    return codec.conditioned([*flat, tf.repeat(speaker, segments)])
+    rows = tf.shape(flat[0])[0]
+    segments = rows // tf.maximum(tf.shape(speaker)[0], 1)
+    voices = tf.concat([tf.repeat(speaker, segments), tf.fill([rows], len(codec.speakers))], axis=0)
+    both = codec.conditioned([*(tf.concat([z, z], axis=0) for z in flat), voices])
+    told, nobody = both[:rows], both[rows:]
+    weight = tf.reshape(tf.repeat(tf.cast(guidance, both.dtype), segments), [-1, *[1] * (len(both.shape) - 1)])
+    return nobody + weight * (told - nobody)
 
 
-def convert(codec: Codec, waveform, speaker: Speaker, sample_rate: int | None = None) -> np.ndarray:
-    """What :meth:`Codec.convert` does."""
-    check(codec)
-    checked = codec.checked(waveform, sample_rate)
-    return codec.convert_function(checked, places(codec, speaker, int(checked.shape[0]))).numpy()
+def asked(codec: Codec, speaker: Speaker, guidance: float, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """(places of the speakers, weights of their voices), both (count,).
+
+    Raises:
+        InputError: see :func:`places`; a guidance that is negative or not finite.
+    """
+    found = places(codec, speaker, count)
+    if not 0.0 <= guidance < math.inf:
+        raise InputError(f"guidance must be 0 or more, received {guidance:g}")
+    return found, tf.fill([count], np.float32(guidance))
 
 
 def places(codec: Codec, speaker: Speaker, count: int) -> tf.Tensor:

@@ -47,7 +47,7 @@ def transfer(
 
     @tf.function(input_signature=[tf.TensorSpec([1, bins, None, channels], tf.float32)], autograph=False)
     def moved(features):
-        return codec.through_graph(features, (lambda z: z * factors + offsets) if len(factors) else None)
+        return codec.through_graph(features, move=(lambda z: z * factors + offsets) if len(factors) else None)
 
     def decoded() -> Iterator[np.ndarray]:
         for window, offset, last in overlap.windows(features, step, sides, sides):

@@ -11,9 +11,10 @@ from page_check import check_page
 from test_speakers import NAMES, make
 from tones import SAMPLES, write_tones
 
-from spectrovae import audio, training
+from spectrovae import audio, cli, training
 from spectrovae.cli import main
 from spectrovae.codec import Codec
+from spectrovae.conversion import GUIDANCE
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.conversion import convert_all
@@ -79,10 +80,38 @@ def test_the_voice_changes_and_the_shape_does_not(family, samples):
     mixed = model.convert(waveform, ["bob", "ann", "bob"])
     for row, name in enumerate(["bob", "ann", "bob"]):
         np.testing.assert_allclose(mixed[row], spoken[name][row], atol=1e-5)
-    nobody = model.convert_function(waveform, tf.fill([3], len(NAMES)))
-    np.testing.assert_allclose(nobody, plain, atol=1e-5)
+    nobody = model.reconstruct_graph(tf.constant(waveform), tf.fill([3], len(NAMES)), tf.constant([0.0, 1.0, 3.0]))
+    np.testing.assert_allclose(nobody, plain, atol=1e-3 * np.abs(plain).max())
     decoded = model.decode(model.encode(waveform), samples, speaker="cyd")
     np.testing.assert_allclose(decoded, spoken["cyd"], atol=1e-3 * np.abs(decoded).max())
+
+
+@pytest.mark.parametrize("family", ["vae", "vq-vae"])
+def test_guidance_weighs_what_sets_a_voice_apart(family):
+    model, waveform = codec(family), sounds(2, 3 * LENGTH)
+    latent = model.encode(waveform)
+    flat = tf.reshape(latent, [-1, *latent.shape[2:]])
+    place = NAMES.index("bob")
+    told = model.conditioned([flat, tf.fill([len(flat)], place)]).numpy()
+    nobody = model.decoder(flat).numpy()
+    assert np.abs(told - nobody).max() > 1e-3
+    for guidance in (0.0, 1.0, 1.1, 2.5):
+        rows = model._decode_features(latent, tf.fill([2], place), tf.fill([2], guidance))
+        expected = nobody + guidance * (told - nobody)
+        expected = np.concatenate(expected.reshape(2, -1, *expected.shape[1:]).swapaxes(0, 1), axis=2)
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+    mixed = model.reconstruct_graph(tf.constant(waveform), tf.fill([2], place), tf.constant([0.0, 2.0]))
+    peak = 1e-3 * np.abs(mixed).max()
+    np.testing.assert_allclose(mixed[0], model.reconstruct(waveform)[0], atol=peak)
+    np.testing.assert_allclose(mixed[1], model.convert(waveform, "bob", guidance=2.0)[1], atol=peak)
+    np.testing.assert_array_equal(model.convert(waveform, "bob"), model.convert(waveform, "bob", guidance=GUIDANCE))
+    for use in (
+        lambda weight: model.convert(waveform, "bob", guidance=weight),
+        lambda weight: model.decode(latent, speaker="bob", guidance=weight),
+    ):
+        for weight in (-0.5, float("nan"), float("inf")):
+            with pytest.raises(InputError, match="guidance must be 0 or more, received"):
+                use(weight)
 
 
 def test_scaling_by_example_is_kept():
@@ -164,6 +193,19 @@ def test_fit_and_convert(folder, wav, tmp_path, capsys):
     assert "--force" in refused(capsys, *convert, file_out)
     assert "give a folder" in refused(capsys, *convert[:3], wav, *convert[3:], tmp_path / "two.wav")
     assert "flute, reed" in refused(capsys, *convert[:4], "eve", "--out", tmp_path / "eve")
+    assert "guidance must be 0 or more" in refused(capsys, *convert, tmp_path / "less", "--guidance", -1)
+
+    nobody, twice = tmp_path / "nobody.wav", tmp_path / "twice.wav"
+    assert main([*convert, str(nobody), "--guidance", "0"]) == 0
+    assert main([*convert, str(twice), "--guidance", "2"]) == 0
+    model = Codec.load(out)
+    waveform = audio.read(wav, model.sample_rate)[0][None]
+    for path, expected in (
+        (nobody, model.reconstruct(waveform)),
+        (file_out, model.convert(waveform, "reed")),
+        (twice, model.convert(waveform, "reed", guidance=2.0)),
+    ):
+        np.testing.assert_allclose(audio.read(path)[0], expected[0], atol=1e-3)
 
 
 def test_what_has_no_speakers_says_how_to_have_some(folder, wav, tmp_path, capsys):
@@ -189,6 +231,7 @@ def test_judges_hear_the_conversions(bundle, folder, judges, tmp_path, capsys):
         ("converted", "label", "own"), ("converted", "speaker", "target"), ("converted", "speaker", "source"),
     }  # fmt: skip
     assert kept["leak"]["chance"] == pytest.approx(0.5, abs=0.1)
+    assert kept["settings"]["guidance"] == cli.GUIDANCE == GUIDANCE
 
     # The same by hand.
     model, recordings = Codec.load(bundle), Recordings.open(folder, samples=SAMPLES)
@@ -250,11 +293,16 @@ def test_an_export_converts(family, weights, tmp_path):
     assert kept["speakers"] == list(NAMES)
     assert all("convert" in of_loader for of_loader in kept["parity"].values())
     served = tf.saved_model.load(str(path))
-    found = served.signatures["convert"](waveform=tf.constant(waveform), speaker=tf.constant([1, 0, 3]))["waveform"]
+    found = served.signatures["convert"](
+        waveform=tf.constant(waveform), speaker=tf.constant([1, 0, 3]), guidance=tf.constant([1.0, 2.0, 1.0])
+    )["waveform"]
     described = json.loads(served.signatures["describe"](request=tf.constant([""]))["description"].numpy()[0])
     assert described["speakers"] == list(NAMES)
     if weights == "float32":
-        expected = [model.convert(waveform[:1], "bob"), model.convert(waveform[1:2], "ann")]
+        expected = [
+            model.convert(waveform[:1], "bob", guidance=1.0),
+            model.convert(waveform[1:2], "ann", guidance=2.0),
+        ]
         expected.append(model.reconstruct(waveform[2:]))
         np.testing.assert_allclose(found, np.concatenate(expected), atol=1e-4)
 

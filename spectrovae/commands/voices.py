@@ -11,7 +11,7 @@ def convert(options) -> tuple[dict, str]:
     from spectrovae import audio, conversion
 
     codec = open_codec(options.bundle, prior=False)
-    conversion.places(codec, options.speaker, 1)  # before any file is read
+    conversion.asked(codec, options.speaker, options.guidance, 1)  # before any file is read
     out = Path(options.out)
     alone = out.suffix.lower() == ".wav"
     if alone and len(options.files) > 1:
@@ -20,9 +20,10 @@ def convert(options) -> tuple[dict, str]:
     for file in options.files:
         waveform, _ = audio.read(file, codec.sample_rate)
         path = free_path(out if alone else out / f"{Path(file).stem}-{options.speaker}.wav", options.force)
-        audio.write(path, unclipped(codec.convert(waveform[None], options.speaker)[0], path), codec.sample_rate)
+        converted = codec.convert(waveform[None], options.speaker, guidance=options.guidance)[0]
+        audio.write(path, unclipped(converted, path), codec.sample_rate)
         written.append(str(path))
-    return {"files": written, "speaker": options.speaker}, "\n".join(written)
+    return {"files": written, "speaker": options.speaker, "guidance": options.guidance}, "\n".join(written)
 
 
 def judge_conversion(options) -> tuple[dict, str]:
@@ -34,7 +35,8 @@ def judge_conversion(options) -> tuple[dict, str]:
     judges = [Judge.load(path) for path in options.judge]
     result = convert_all(
         codec, recordings_of(options, codec), judges, options.out, split=options.split, limit=options.limit,
-        samples=options.samples, resamples=options.resamples, seed=options.seed, force=options.force, log=log,
+        guidance=options.guidance, samples=options.samples, resamples=options.resamples, seed=options.seed,
+        force=options.force, log=log,
     )  # fmt: skip
     page = Path(options.out) / "report.html"
     return result | {"report": str(page)}, f"{format_conversion(result)}\n\n{page}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ def convert_all(
     *,
     split: str = "test",
     limit: int | None = None,
+    guidance: float = conversion.GUIDANCE,
     samples: int = 4,
     batch_size: int = 32,
     resamples: int = 10_000,
@@ -72,6 +74,7 @@ def convert_all(
         out: the folder to write.
         split: the split that is converted.
         limit: convert this many clips, evenly spaced over the split, in place of all.
+        guidance: how much the voices weigh, see :meth:`Codec.convert`.
         samples: clips that are written as sound.
         batch_size: clips computed at once.
         resamples, seed: of the bootstrap.
@@ -85,10 +88,11 @@ def convert_all(
 
     Raises:
         InputError: a codec without speakers, no judge, judges of one name or of nobody whom the codec knows, or an
-            output that exists.
+            output that exists; a guidance below 0.
     """
     check_output(out, force=force, mark=RESULT)
     conversion.check(codec)
+    conversion.asked(codec, codec.speakers[0], guidance, 1)
     systems.check_fit(codec, recordings)
     if resamples < 1:
         raise InputError(f"the number of bootstrap resamples must be at least 1; received {resamples}")
@@ -98,7 +102,8 @@ def convert_all(
     examples = recordings.examples(split)
     own = recordings.places(split, codec.speakers)
     log(f"converting {len(indices)} clips of the {split} split to {len(codec.speakers)} speakers")
-    values, pairs = _measure(codec, recordings, split, indices, named, own, batch_size, log)
+    convert = functools.partial(codec.convert, guidance=guidance)
+    values, pairs = _measure(codec, convert, recordings, split, indices, named, own, batch_size, log)
     estimates = bootstrap({key: Figure.mean(found) for key, found in values.items()}, resamples=resamples, seed=seed)
     targets = {name: judge.target for name, judge in named.items()}
     rows = [
@@ -110,6 +115,7 @@ def convert_all(
         "spectrovae": __version__,
         "settings": {
             "model": codec.name, "speakers": list(codec.speakers), "split": split, "clips": len(indices),
+            "guidance": guidance,
             "judges": {name: judge.info.get("accuracy") for name, judge in named.items()},
             "resamples": resamples, "seed": seed,
         },
@@ -118,7 +124,7 @@ def convert_all(
         "pairs": pairs,
     }  # fmt: skip
     names = systems.clip_names(recordings, split, heard)
-    sounds = _sounds(codec, recordings, split, heard, own)
+    sounds = _sounds(codec, convert, recordings, split, heard)
     titles = {
         index: f"{names[index]}: {examples[index].speaker}, {examples[index].label}, converted" for index in heard
     }
@@ -163,7 +169,7 @@ def _named(judges: Sequence[Judge], codec: Any) -> dict[str, Judge]:
 
 
 def _measure(
-    codec, recordings, split, indices, judges: Mapping[str, Judge], own: np.ndarray, batch_size: int, log: Log
+    codec, convert, recordings, split, indices, judges: Mapping[str, Judge], own: np.ndarray, batch_size: int, log: Log
 ) -> tuple[Values, list[dict[str, Any]]]:
     """By (system, judge, asked) a value a clip, NaN where there is none; and the table of sources and targets."""
     examples, speakers = recordings.examples(split), codec.speakers
@@ -197,7 +203,7 @@ def _measure(
         hear("reconstruction", found, codec.reconstruct(waveforms))
         for target, name in enumerate(speakers):
             same = own[found] == target
-            sounds = codec.convert(waveforms, name)
+            sounds = convert(waveforms, name)
             for kept, system in ((same, "own voice"), (~same, "converted")):
                 some = [index for index, keep in zip(found, kept) if keep]
                 if some:
@@ -231,12 +237,12 @@ def _pairs(speakers: Sequence[str], own: np.ndarray, by_target) -> list[dict[str
     return rows
 
 
-def _sounds(codec, recordings, split, heard: Sequence[int], own) -> dict[int, list[tuple[str, np.ndarray]]]:
+def _sounds(codec, convert, recordings, split, heard: Sequence[int]) -> dict[int, list[tuple[str, np.ndarray]]]:
     """Of each clip heard (title, waveform), the original first."""
     sounds: dict[int, list[tuple[str, np.ndarray]]] = {}
     for found, waveforms in systems.batches(recordings, split, heard, 16) if heard else ():
         made = [("original", waveforms), ("reconstruction", codec.reconstruct(waveforms))]
-        made += [(f"as {name}", codec.convert(waveforms, name)) for name in codec.speakers]
+        made += [(f"as {name}", convert(waveforms, name)) for name in codec.speakers]
         for row, index in enumerate(found):
             sounds[index] = [(title, batch[row]) for title, batch in made]
     return sounds
@@ -247,7 +253,7 @@ def _page(result: Mapping[str, Any], sounds: Mapping[str, list[tuple[str, np.nda
     report = Report(
         f"Converted: {settings['model']}",
         f"{settings['clips']} clips of the {settings['split']} split in the voices of {len(settings['speakers'])} "
-        f"speakers, played to {len(settings['judges'])} judges.",
+        f"speakers, at a guidance of {settings['guidance']:g}, played to {len(settings['judges'])} judges.",
     )
     report.table("What judges heard", ("sounds", "judge", "asked for", "right"), [
         Row([Cell(row["system"], SYSTEMS[row["system"]]), Cell(row["judge"], row["target"]), Cell(row["asked"]),

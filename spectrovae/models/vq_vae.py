@@ -20,7 +20,7 @@ QUANTISERS = ("vector", "scalar")
 
 # widths and strides of the encoder's stages, from full resolution down; the decoder mirrors them. ``blocks`` residual
 # blocks stand at the resolution of the codes on either side.
-COLUMN = 4  # frames of a code in time, where there are speakers
+COLUMN = 2  # frames of a code in time, where there are speakers
 WIDE = 4  # the widest stride whose convolution overlaps its neighbours
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"widths": (8, 16), "strides": ((4, 2), (2, 2)), "blocks": 1},
@@ -152,8 +152,8 @@ class VQVAE(conditioning.Speakers):
         codebook_size, code_dim, stages, normalise, gradient, commitment, restart, kmeans_steps: of the vector
             quantiser, see there.
         levels: of the scalar quantiser.
-        code_map: (rows, columns) of the map of codes; the preset's by default. With speakers, and of eight frames or
-            more, a row in time, each code of all bins of four frames: fewer codes leave less room for who speaks.
+        code_map: (rows, columns) of the map of codes; the preset's by default. With speakers, and of four frames or
+            more, a row in time, each code of all bins of two frames: fewer codes leave less room for who speaks.
         instance_norm: normalise every channel of the encoder over each example (Ulyanov et al., 2016): what is the same
             all through a sound, as a voice is, leaves the codes (Chou and Lee, 2019). By default with speakers.
         commitment_weight: of the commitment.

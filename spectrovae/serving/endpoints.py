@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae.codec import Codec
+from spectrovae.conversion import GUIDANCE
 from spectrovae.generation import latents_graph, noise_size
 from spectrovae.streaming import Steps, can_stream
 
@@ -71,8 +72,8 @@ def endpoints(
     def reconstruct(features):
         return {"features": codec.reconstruct_features_graph(features)}
 
-    def convert(waveform, speaker):
-        return {"waveform": codec.reconstruct_graph(waveform, speaker)}
+    def convert(waveform, speaker, guidance):
+        return {"waveform": codec.reconstruct_graph(waveform, speaker, tf.maximum(guidance, 0.0))}
 
     def describe(request):
         return {"description": tf.fill(tf.shape(request), json.dumps(description))}
@@ -82,7 +83,12 @@ def endpoints(
 
     def voices(waveform, results):
         rows = np.arange(len(waveform), dtype=np.int32)
-        return {"waveform": waveform, "speaker": np.int32(rows % (len(codec.speakers) + 1))}
+        speaker = np.int32(rows % (len(codec.speakers) + 1))
+        return {
+            "waveform": waveform,
+            "speaker": speaker,
+            "guidance": np.linspace(1.0, 1.5, len(rows), dtype=np.float32),
+        }
 
     def endpoint(run, inputs, *how, name=None):
         function = tf.function(run, input_signature=inputs, autograph=False)
@@ -101,7 +107,8 @@ def endpoints(
     if codec.speakers:
         # Places in the list of speakers that ``describe`` gives; whatever is no place in it is nobody.
         speaker = tf.TensorSpec([None], tf.int32, name="speaker")
-        table.insert(-1, endpoint(convert, [waveform, speaker], voices, 1e-2))
+        guidance = tf.TensorSpec([None], tf.float32, name="guidance")
+        table.insert(-1, endpoint(convert, [waveform, speaker, guidance], voices, 1e-2))
     if can_stream(codec):
         table[-1:-1] = [endpoint(*row, 1e-3) for row in _stream(codec)]
     if codec.learned_prior is not None or codec.prior == "standard_normal":
@@ -176,8 +183,11 @@ def _generate(codec: Codec):
             given[name] = tf.where((index >= 0) & (index < counts[name]), index, counts[name])
         asked = {name: given[name] for name in prior.conditions} if prior is not None else {}
         parts = latents_graph(codec, noise, asked, tf.maximum(temperature, 0.0))
-        voice = tf.gather([*places, nobody], given["speaker"]) if codec.speakers else None
-        return {"waveform": codec.decode_graph(codec.pack([z[:, None] for z in parts]), -1, voice)}
+        voice: tuple[tf.Tensor, ...] = ()
+        if codec.speakers:
+            speaker = tf.gather([*places, nobody], given["speaker"])
+            voice = speaker, tf.fill(tf.shape(speaker), GUIDANCE)
+        return {"waveform": codec.decode_graph(codec.pack([z[:, None] for z in parts]), -1, *voice)}
 
     def tried(waveform, results):
         rows = np.arange(len(waveform), dtype=np.int32)
