@@ -226,6 +226,8 @@ def test_maps_of_other_sizes():
     assert model.reconstruct(features).shape == features.shape
     with pytest.raises(InputError, match="a single code"):
         FAMILIES["vq-vae"]((250, 64, 1), preset="tiny", code_map=(1, 1), instance_norm=True)
+    row = FAMILIES["vq-vae"]((250, 64, 1), preset="tiny", speakers=NAMES)  # a code for two frames
+    assert row.encoder.output.shape[1:] == (1, 32)
     spectrum = FAMILIES["vq-vae"]((64, 1, 1), preset="tiny", speakers=NAMES)  # one frame: codes along its bins
     assert spectrum.encoder.output.shape[1:] == (8, 1)
     assert len(np.unique(spectrum.encoder(noise(4, 64, 1, 1)))) > 1
