@@ -297,7 +297,6 @@ class Codec:
             InputError: an unknown speaker, a codec without speakers, a guidance below 0, wrong sample rate, shape or
                 type.
         """
-        conversion.check(self)
         checked = self.checked(waveform, sample_rate)
         return self._convert(checked, *conversion.asked(self, speaker, guidance, int(checked.shape[0]))).numpy()
 

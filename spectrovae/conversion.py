@@ -53,9 +53,14 @@ def asked(codec: Codec, speaker: Speaker, guidance: float, count: int) -> tuple[
         InputError: see :func:`places`; a guidance that is negative or not finite.
     """
     found = places(codec, speaker, count)
+    check_guidance(guidance)
+    return found, tf.fill([count], np.float32(guidance))
+
+
+def check_guidance(guidance: float) -> None:
+    """Raise InputError for a weight, of a voice or of what is to be drawn, that is negative or not finite."""
     if not 0.0 <= guidance < math.inf:
         raise InputError(f"guidance must be 0 or more, received {guidance:g}")
-    return found, tf.fill([count], np.float32(guidance))
 
 
 def places(codec: Codec, speaker: Speaker, count: int) -> tf.Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
+from spectrovae.conversion import check_guidance
 from spectrovae.errors import InputError
 from spectrovae.sampling import normal
 
@@ -44,8 +45,7 @@ def generate(
         raise InputError(f"temperature must be 0 or more, received {temperature:g}")
     if top_k < 0 or not 0.0 < top_p <= 1.0:
         raise InputError(f"top_k must be 0 (all) or more, top_p above 0 and at most 1, received {top_k} and {top_p:g}")
-    if not 0.0 <= guidance < math.inf:
-        raise InputError(f"guidance must be 0 or more, received {guidance:g}")
+    check_guidance(guidance)
     prior = codec.learned_prior
     given = {name: names for name, names in (conditions or {}).items() if names is not None}
     voice = given.get("speaker") if codec.speakers else None

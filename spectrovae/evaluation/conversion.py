@@ -91,8 +91,7 @@ def convert_all(
             output that exists; a guidance below 0.
     """
     check_output(out, force=force, mark=RESULT)
-    conversion.check(codec)
-    conversion.asked(codec, codec.speakers[0], guidance, 1)
+    conversion.asked(codec, codec.speakers, guidance, len(codec.speakers))
     systems.check_fit(codec, recordings)
     if resamples < 1:
         raise InputError(f"the number of bootstrap resamples must be at least 1; received {resamples}")
