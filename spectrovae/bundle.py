@@ -5,6 +5,7 @@ saved_models/fsdd-vae/
   representation.keras  encoder.keras  decoder.keras  each usable on its own
   golden.npz                                          test signals with the latents and features they gave
   prior.keras                                         only where a prior of the latents was learned
+  data.json                                           how the training data were opened, and each recording's split
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from spectrovae.errors import InputError
 FORMAT_VERSION = 1
 PARTS = ("representation", "encoder", "decoder")
 PRIOR = "prior"
+DATA = "data.json"
 FILES = (*(f"{part}.keras" for part in PARTS), "golden.npz")
 
 
@@ -85,6 +87,16 @@ def load_prior(path: str | os.PathLike, encoder: keras.Model) -> tuple[keras.Mod
             "--force"
         )
     return load_part(path, PRIOR), entry
+
+
+def load_data(path: Path) -> dict | None:
+    """What ``data.json`` says of the training data; None for a bundle without it."""
+    if DATA not in read_description(path)["files"]:
+        return None
+    try:
+        return json.loads(whole_file(path, DATA).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path / DATA} is damaged ({error}); restore it from a copy or fit again") from error
 
 
 def weights_digest(model: keras.Model) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import spectrovae
 from spectrovae import commands
-from spectrovae.errors import InputError, ParityError, ServerError
+from spectrovae.errors import InputError, ParityError, ServerError, StorageError
 from spectrovae.serving.deployment import IMAGE
 
 # models.FAMILIES, known without importing Keras
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result, text = options.run(options)
-    except (InputError, ParityError, ServerError) as error:
+    except (InputError, ParityError, ServerError, StorageError) as error:
         print(f"spectrovae: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:

@@ -14,10 +14,12 @@ import tensorflow as tf
 import spectrovae
 from spectrovae import conversion, files, generation, losses, representations
 from spectrovae.bundle import (
+    DATA,
     FORMAT_VERSION,
     PARTS,
     PRIOR,
     finish_saving,
+    load_data,
     load_part,
     load_prior,
     read_description,
@@ -45,6 +47,7 @@ class Codec:
         learned_prior: a :class:`spectrovae.models.priors.Prior` of one segment's latent; new sounds are drawn from it.
         learned: what ``codec.json`` says of it: kind, figures, and the digest of the encoder it was fitted to.
         info: what else to keep in ``codec.json``: training time, metrics, any JSON.
+        data: how the training data were opened and split, any JSON; kept in ``data.json``.
         segment_frames: frames of a segment, for an encoder that takes any number of them.
         name: for tables and file names.
     """
@@ -60,6 +63,7 @@ class Codec:
         learned_prior: keras.Model | None = None,
         learned: dict | None = None,
         info: dict | None = None,
+        data: dict | None = None,
         segment_frames: int | None = None,
         name: str = "codec",
     ):
@@ -68,6 +72,7 @@ class Codec:
         decoder = self.decoder
         self.family, self.prior, self.name = family, prior, name
         self.info: dict[str, Any] = dict(info or {})
+        self.data = data
         self.sample_rate = representation.sample_rate
         bins, frames, channels = encoder.inputs[0].shape[1:]
         self.whole = frames is None  # whether segments are only a way to cut the latent
@@ -109,6 +114,17 @@ class Codec:
         self._reconstruct_features = tf.function(
             self.reconstruct_features_graph, input_signature=[features], autograph=False
         )
+
+    def replace(self, **changes: Any) -> "Codec":
+        """A codec of the same parts with some of the constructor's arguments changed."""
+        own: dict[str, Any] = {
+            "decoder": self.conditioned or self.decoder,
+            "segment_frames": self.segment_frames if self.whole else None,
+        }
+        names = ("representation", "encoder", "family", "prior", "learned_prior", "info", "data", "name")
+        own |= {name: getattr(self, name) for name in names}
+        own["learned"] = self.learned if self.learned_prior is not None else None
+        return Codec(**(own | changes))
 
     @property
     def parameters(self) -> int:
@@ -422,12 +438,16 @@ class Codec:
                 self.learned_prior.save(stage / f"{PRIOR}.keras")
             golden: dict[str, Any] = self.replay(golden_waveforms(self.segment_samples, self.sample_rate))
             np.savez(stage / "golden.npz", **golden)
+            if self.data is not None:
+                files.write_json(stage / DATA, self.data)
             hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
             files.write_json(stage / "codec.json", self.description() | {"files": hashes})
             os.rename(stage, path / ".saved")
             finish_saving(path)
             if self.learned_prior is None:
                 (path / f"{PRIOR}.keras").unlink(missing_ok=True)  # of an earlier bundle; codec.json knows it no more
+            if self.data is None:
+                (path / DATA).unlink(missing_ok=True)  # likewise
 
     def description(self) -> dict:
         """What ``codec.json`` says, without the file hashes."""
@@ -493,6 +513,7 @@ class Codec:
             family=description["family"],
             prior=description["prior"],
             info=description["info"],
+            data=load_data(path),
             segment_frames=description["feature_shape"][1],
             name=path.resolve().name,
         )

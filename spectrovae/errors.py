@@ -1,4 +1,4 @@
-"""The error a user can mend, and those of a result that fails its own check and of a server that does not answer."""
+"""The error a user can mend, and those of a failed check, of a server that does not answer and of a full disk."""
 
 
 class InputError(ValueError):
@@ -13,3 +13,7 @@ class ParityError(RuntimeError):
 
 class ServerError(RuntimeError):
     """A server that cannot be reached, or that refuses a request. The command line exits with 1."""
+
+
+class StorageError(RuntimeError):
+    """A disk that is full or fails while a result is written. The command line exits with 1."""

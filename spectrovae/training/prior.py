@@ -110,10 +110,7 @@ def fit_prior(
         "figures": figures,
         "encoder": weights_digest(codec.encoder),
     }
-    fitted = Codec(
-        codec.representation, codec.encoder, codec.decoder, family=codec.family, prior=codec.prior,
-        learned_prior=prior, learned=learned, info=codec.info, name=codec.name, segment_frames=codec.segment_frames,
-    )  # fmt: skip
+    fitted = codec.replace(learned_prior=prior, learned=learned)
     fitted.save(bundle)
     return fitted
 

@@ -56,8 +56,7 @@ class Run:
 
     def start(self) -> None:
         """Write the configuration; from here on the run can be continued. Clears what a killed writer left."""
-        for leftover in self.folder.glob(".*"):
-            leftover.unlink()
+        files.clear_temporary(self.folder)
         files.write_json(self.folder / "config.json", self.config)
 
     def save(self, trainer: Trainer) -> None:
