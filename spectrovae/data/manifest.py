@@ -37,8 +37,8 @@ class Record:
     ``path`` is relative to the manifest's root, with "/" between folders; ``peak`` is the largest magnitude
     of all channels; ``clipped`` says that neighbouring samples stand at full scale; ``nan`` includes
     infinities; ``loud`` is far beyond full scale; ``dc`` says that the samples' mean is off zero. ``note`` says in
-    words what is unusual about an accepted file, such as how much of it is there. ``checksum`` is ``decode.checksum`` of a
-    file that tensorflow-io was seen to decode to soundfile's samples. What could not be read is None.
+    words what is unusual about an accepted file, such as how much of it is there. ``checksum`` is that of a
+    file that tensorflow-io decodes to soundfile's samples (``data.decode``). What could not be read is None.
     """
 
     path: str

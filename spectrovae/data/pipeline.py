@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae import audio
-from spectrovae.data import toy
+from spectrovae.data import decode, toy
 from spectrovae.data.manifest import SPLITS, Manifest, Progress
 from spectrovae.data.scan import scan
 from spectrovae.data.sources import Example, FileSource, ToySource
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 
 CACHE_BYTES = 2 << 30
 
@@ -80,7 +80,8 @@ class Recordings:
                 recordings are no longer than an example, and chunks otherwise.
             overlap: the part that neighbouring chunks share, 0 <= overlap < 1.
             split: the rule of ``Manifest.splits``: "auto", "hash", "speaker" or "fsdd".
-            decoder: forces one decoder of ``spectrovae.data.decode``.
+            decoder: "soundfile" for all files, or "tensorflow-io" for those that it is proved to decode equally;
+                the default is that where the recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
             cache_bytes: memory for decoded waveforms and features.
             pattern, progress: as for ``spectrovae.data.scan.scan``.
 
@@ -112,7 +113,10 @@ class Recordings:
             "split": split,
             "pattern": manifest.pattern,
         }
-        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes, config)
+        files = FileSource(manifest, rate, samples, long, overlap, split, decoder)
+        if files.worth_checking(cache_bytes):
+            files = FileSource(decode.checked(manifest), rate, samples, long, overlap, split, decoder)
+        return cls(files, cache_bytes, config)
 
     @classmethod
     def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
@@ -290,7 +294,7 @@ class Recordings:
 
     def _keep(self, key: Any, batches: tf.data.Dataset) -> tf.Tensor:
         # Batches are gathered by tf.data, which works on the host.
-        with tf.device("CPU:0"):
+        with tf.device("CPU:0"), within_graphs():
             self._cache[key] = tf.concat(list(batches), axis=0)
         return self._cache[key]
 
@@ -298,12 +302,7 @@ class Recordings:
         key, shape = ("waveforms", split), (len(self.examples(split)), self.samples)
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
-        try:
-            return self._keep(key, self._source.load_all(split))
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"a recording could not be decoded; scan the folder again: {error.message.splitlines()[0]}"
-            ) from error
+        return self._keep(key, self._source.load_all(split))
 
     def _feature_array(self, split: str, representation: Any) -> tf.Tensor | None:
         key = ("features", split, _identity(representation))
