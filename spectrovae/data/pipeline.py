@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from spectrovae import audio
 from spectrovae.data import toy
-from spectrovae.data.manifest import SPLITS, Manifest, Progress, scan
+from spectrovae.data.manifest import SPLITS, Manifest, Progress
+from spectrovae.data.scan import scan
 from spectrovae.data.sources import Example, FileSource, ToySource
 from spectrovae.errors import InputError
 
@@ -81,7 +82,7 @@ class Recordings:
             split: the rule of ``Manifest.splits``: "auto", "hash", "speaker" or "fsdd".
             decoder: forces one decoder of ``spectrovae.data.decode``.
             cache_bytes: memory for decoded waveforms and features.
-            pattern, progress: as for ``spectrovae.data.manifest.scan``.
+            pattern, progress: as for ``spectrovae.data.scan.scan``.
 
         Raises:
             InputError: nothing usable there, or an argument out of range.
