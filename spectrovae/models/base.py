@@ -1,13 +1,13 @@
 """What every family's trainer shares, and the padding that lets a family take features of any size."""
 
 import math
-import re
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from spectrovae import losses
+from spectrovae import layers, losses
 from spectrovae.errors import InputError
 
 WARMUPS = ("linear", "cyclical", "log")
@@ -138,15 +138,45 @@ class Trainer(keras.Model):
 def posteriors_of(encoder: keras.Model) -> Any:  # a keras.Model or None
     """Features -> ([mean, ...], [log-variance, ...]) of the latent groups, from an encoder as saved and loaded alone.
 
-    The groups are the encoder's layers ``posterior``, or ``posterior_0``, ``posterior_1``, ..., in coordinates where
-    each one's prior is N(0, I). None for an encoder without any.
+    The groups are the encoder's layers :class:`spectrovae.layers.GaussianParameters`, in the order of their names'
+    numbers, in coordinates where each one's prior is N(0, I). None for an encoder without any.
     """
-    found = {layer.name: layer for layer in encoder.layers if re.fullmatch(r"posterior(_\d+)?", layer.name)}
-    if not found:
+    groups = layers_of(encoder, layers.GaussianParameters)
+    if not groups:
         return None
-    moments = [found[name].output for name in sorted(found, key=lambda name: (len(name), name))]
+    moments = [layer.output for layer in sorted(groups, key=lambda layer: (len(layer.name), layer.name))]
     means, log_variances = zip(*moments)
     return keras.Model(encoder.input, (list(means), list(log_variances)), name="posteriors")
+
+
+def layers_of(model: keras.Model, kind: type) -> list:
+    """The layers of a class in a model and in the models within it, in their order."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, kind):
+            found.append(layer)
+        elif isinstance(layer, keras.Model):
+            found += layers_of(layer, kind)
+    return found
+
+
+def count_weights(*models: keras.Model) -> int:
+    """Number of weights in models, those of a layer in several of them once.
+
+    Two files that hold one layer give two objects when they are loaded, which are known by the layer's name and its
+    values; layers of nothing but zeros or ones, which are not trained yet, by being the same object.
+    """
+    owners: dict[tuple[int, str], dict[int, Any]] = {}
+    for index, model in enumerate(models):
+        for weight in model.weights:
+            owners.setdefault((index, weight.path.rpartition("/")[0]), {})[id(weight)] = weight
+    sizes = {}
+    for (_, path), weights in owners.items():
+        values = [ops.convert_to_numpy(weight) for weight in weights.values()]
+        constant = all(np.all(value == value.flat[0]) for value in values if value.size)
+        key = tuple(weights) if constant else (path.rpartition("/")[2], *(value.tobytes() for value in values))
+        sizes[key] = sum(value.size for value in values)
+    return sum(sizes.values())
 
 
 def reduced_shape(feature_shape, strides) -> tuple[int, int]:
