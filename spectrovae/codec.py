@@ -27,7 +27,8 @@ from spectrovae.bundle import (
     whole_file,
 )
 from spectrovae.errors import InputError
-from spectrovae.models.base import posteriors_of
+from spectrovae.models.base import layers_of, posteriors_of
+from spectrovae.quantisers import Quantiser
 
 
 class Codec:
@@ -134,7 +135,7 @@ class Codec:
     @property
     def quantiser(self):
         """The layer that made the codes, :class:`spectrovae.quantisers.Quantiser`; None where latents are not codes."""
-        return next((layer for layer in self.encoder.layers if layer.name == "quantiser"), None)
+        return next(iter(layers_of(self.encoder, Quantiser)), None)
 
     @property
     def speakers(self) -> tuple[str, ...]:
