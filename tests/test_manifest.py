@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from spectrovae.data import manifest as manifests
-from spectrovae.data.manifest import Manifest, Record, scan, split_by_hash
+from spectrovae.data.manifest import Manifest, Record, scan
+from spectrovae.data.splits import split_by_hash
 from spectrovae.errors import InputError
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,12 +20,11 @@ from typing import Any
 import numpy as np
 
 from spectrovae import audio
+from spectrovae.data import labels as naming
+from spectrovae.data.splits import FSDD_PATTERN, divide
 from spectrovae.errors import InputError
 from spectrovae.files import sha256, write_text
 
-FSDD_PATTERN = r"(?P<label>\d)_(?P<speaker>[A-Za-z]+)_(?P<index>\d+)"
-SPLITS = ("train", "validation", "test")
-SPLIT_RULES = ("auto", "hash", "speaker", "fsdd")
 SILENCE = 1e-4  # -80 dB under full scale
 _FORMAT, _VERSION = "spectrovae-manifest", 1
 
@@ -37,9 +35,9 @@ Progress = Callable[[int, int], None]
 class Record:
     """One audio file.
 
-    ``path`` is relative to the manifest's root, with "/" between folders; ``peak`` is the largest magnitude
-    of all channels; ``clipped`` says that neighbouring samples stand at full scale; ``nan`` includes
-    infinities. What could not be read is None.
+    ``path`` is relative to the manifest's root, with "/" between folders; ``split`` is the one that a table of labels
+    names; ``peak`` is the largest magnitude of all channels; ``clipped`` says that neighbouring samples stand at full
+    scale; ``nan`` includes infinities. What could not be read is None.
     """
 
     path: str
@@ -56,6 +54,7 @@ class Record:
     label: str | None = None
     speaker: str | None = None
     index: int | None = None
+    split: str | None = None
     peak: float | None = None
     silent: bool | None = None
     clipped: bool | None = None
@@ -67,7 +66,7 @@ class Manifest:
     """What a scan found: ``records`` in the order of their paths, and how many other files were ``ignored``.
 
     ``scanned`` is when the scan began, in seconds since 1970: files touched later are hashed again before
-    use.
+    use. ``notes`` are sentences about labels, for a person.
     """
 
     root: Path
@@ -75,6 +74,7 @@ class Manifest:
     pattern: str = FSDD_PATTERN
     ignored: int = 0
     scanned: float = 0.0
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def accepted(self) -> list[Record]:
@@ -112,35 +112,27 @@ class Manifest:
             "fingerprint": self.fingerprint,
         }
 
-    def splits(self, rule: str = "auto") -> dict[str, list[Record]]:
-        """Share out the accepted files over "train", "validation" and "test".
+    def named(
+        self, pattern: str | None = None, labels: str | os.PathLike | None = None, label_from: int | None = None
+    ) -> "Manifest":
+        """The same files with labels and speakers by a pattern, folder level or table: see :func:`labels.named`."""
+        pattern = pattern or self.pattern
+        records, notes = naming.named(self.records, pattern, labels, label_from)
+        return dataclasses.replace(self, records=records, notes=notes, pattern=pattern)
+
+    def splits(self, rule: str = "auto", seconds: float = 1.0) -> dict[str, list[Record]]:
+        """Share out the accepted files over "train", "validation" and "test": see :func:`splits.divide`.
 
         Args:
-            rule: "hash" takes 80, 10 and 10 % by the hash of a file's content (copies stay together);
-                "speaker" the same by the hash of the speaker's name; "fsdd" is the official test set, index
-                0-4, with 5-9 for validation; "auto" is "fsdd" where every name follows that scheme and fills
-                all three, else "hash".
+            rule: "auto", "hash", "speaker", "fsdd", "folder", "time" or "table".
+            seconds: of an example, for the rule "time".
 
         Raises:
-            InputError: an unknown rule, or names that do not give what the rule needs.
+            InputError: an unknown rule, or files that do not have what the rule needs.
         """
-        if rule not in SPLIT_RULES:
-            raise InputError(f"split must be one of {', '.join(SPLIT_RULES)}, received {rule!r}")
-        records = self.accepted
-        if rule == "auto":
-            official = _fsdd_splits(records) if all(map(_is_fsdd, records)) else {}
-            return official if official and all(official.values()) else self.splits("hash")
-        if rule == "fsdd":
-            _require(records, _is_fsdd, "the fsdd split needs names such as 7_jackson_32.wav", "use split='hash'")
-            return _fsdd_splits(records)
-        if rule == "speaker":
-            hint = "give a name pattern with a (?P<speaker>...) group, or use split='hash'"
-            _require(records, lambda record: record.speaker is not None, "the speaker split needs speakers", hint)
-            keys = {record.path: f"speaker:{record.speaker}" for record in records}
-        else:
-            keys = {record.path: str(record.sha256) for record in records}
-        chosen = split_by_hash(keys.values())
-        return {split: [record for record in records if chosen[keys[record.path]] == split] for split in SPLITS}
+        return divide(
+            self.accepted, rule, lambda record: round(1000 * (record.duration or 0)), round(1000 * seconds)
+        ).records
 
     def check(self, records: Iterable[Record] | None = None, thorough: bool = False) -> None:
         """See that files are still what was scanned.
@@ -211,7 +203,14 @@ class Manifest:
         return manifest
 
 
-def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Progress | None = None) -> Manifest:
+def scan(
+    folder: str | os.PathLike,
+    *,
+    pattern: str | None = None,
+    labels: str | os.PathLike | None = None,
+    label_from: int | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
     """Look at every audio file under a folder (wav, flac, ogg, mp3; hidden ones are ignored).
 
     A file is accepted when all of it decodes and every sample is a number; silent and clipped ones are
@@ -219,9 +218,7 @@ def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Pro
 
     Args:
         folder: searched with its sub-folders.
-        pattern: a regular expression with the named groups ``label``, ``speaker`` and ``index`` (any of
-            them), matched to the end of the relative path without its suffix. By default FSDD's
-            ``{label}_{speaker}_{index}``. A file without a label by its name is labelled by its sub-folder.
+        pattern, labels, label_from: how files are labelled: see :func:`labels.named`.
         progress: called with (files done, files in all).
 
     Raises:
@@ -232,12 +229,7 @@ def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Pro
         problem = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {problem}; expected a folder of recordings")
     pattern = pattern or FSDD_PATTERN
-    try:
-        names = re.compile(rf"(?:.*/)?(?:{pattern})")
-    except re.error as error:
-        raise InputError(f"the name pattern {pattern!r} is not a regular expression: {error}") from error
-    if not {"label", "speaker", "index"} & set(names.groupindex):
-        raise InputError(f"the name pattern {pattern!r} names no group; use (?P<label>...) or (?P<speaker>...)")
+    naming.compiled(pattern)  # before anything is read
     paths, ignored = [], 0
     for path in _files(root):
         if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith("."):
@@ -247,60 +239,14 @@ def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Pro
     paths.sort(key=lambda path: path.relative_to(root).as_posix())
     records = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for record in pool.map(lambda path: _examine(path, root, names), paths):
+        for record in pool.map(lambda path: _examine(path, root), paths):
             records.append(record)
             if progress:
                 progress(len(records), len(paths))
     manifest = Manifest(root, tuple(records), pattern, ignored, started)
     if not manifest.accepted:
         raise InputError(_nothing_accepted(manifest))
-    return manifest
-
-
-def split_by_hash(keys: Iterable[str]) -> dict[str, str]:
-    """Give every key a split by its hash: 80 % train, 10 % validation, 10 % test.
-
-    A key keeps its split whatever other keys there are, with one exception for tiny sets: where that would
-    leave a split empty, the key whose hash is nearest to the border moves over (with two keys, train and
-    validation are filled; with one, train).
-    """
-    ordered = sorted(set(keys), key=_unit)
-    count = len(ordered)
-    train = sum(_unit(key) < 0.8 for key in ordered)
-    validation = sum(_unit(key) < 0.9 for key in ordered)
-    if count >= 3:
-        train = min(max(train, 1), count - 2)
-        validation = min(max(validation, train + 1), count - 1)
-    else:
-        train, validation = min(count, 1), count
-    return {
-        key: "train" if place < train else "validation" if place < validation else "test"
-        for place, key in enumerate(ordered)
-    }
-
-
-def _unit(key: str) -> float:
-    """A number in [0, 1): a SHA-256 that is given, or the key's own, read as a fraction."""
-    digest = key if re.fullmatch(r"[0-9a-f]{64}", key) else hashlib.sha256(key.encode()).hexdigest()
-    return int(digest[:16], 16) / 2.0**64
-
-
-def _is_fsdd(record: Record) -> bool:
-    return re.fullmatch(FSDD_PATTERN, Path(record.path).stem) is not None
-
-
-def _fsdd_splits(records: list[Record]) -> dict[str, list[Record]]:
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for record in records:
-        index = int(Path(record.path).stem.rsplit("_", 1)[1])
-        splits["test" if index < 5 else "validation" if index < 10 else "train"].append(record)
-    return splits
-
-
-def _require(records: list[Record], fulfils: Callable[[Record], bool], need: str, hint: str) -> None:
-    for record in records:
-        if not fulfils(record):
-            raise InputError(f"{need}; {record.path} has none: {hint}")
+    return manifest.named(labels=labels, label_from=label_from)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -312,18 +258,8 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in names)
 
 
-def _examine(path: Path, root: Path, names: re.Pattern) -> Record:
-    relative = path.relative_to(root).as_posix()
-    found = names.fullmatch(relative[: -len(path.suffix)])
-    groups = found.groupdict() if found else {}
-    index = groups.get("index")
-    folder = path.parent.name if path.parent != root else None
-    known: dict[str, Any] = {
-        "path": relative,
-        "label": groups.get("label") or folder,
-        "speaker": groups.get("speaker"),
-        "index": int(index) if index and index.isdecimal() else None,
-    }
+def _examine(path: Path, root: Path) -> Record:
+    known: dict[str, Any] = {"path": path.relative_to(root).as_posix()}
     try:
         known["bytes"] = path.stat().st_size
         known["sha256"] = sha256(path)
