@@ -11,7 +11,7 @@ from families import SPECTROGRAM_FAMILIES, shapes
 
 from spectrovae.errors import InputError
 from spectrovae.models import FAMILIES, VAE, UNet
-from spectrovae.representations import Chunks, LogSTFT, Subbands
+from spectrovae.representations import Chunks, Subbands
 from spectrovae.training.precision import copy_weights, float32_twin
 
 
@@ -25,13 +25,6 @@ def noise(*shape, seed=0):
 
 def arrays(structure):
     return [np.asarray(x) for x in tf.nest.flatten(structure)]
-
-
-@pytest.fixture(scope="module")
-def speech_features(speech):
-    """(72, 64, 16, 1): spectrograms of spoken digits in [0, 1]."""
-    features = LogSTFT(8000, n_fft=128, hop_length=64)(speech)[:, :, :96].numpy()
-    return np.concatenate(np.split(features, 6, axis=2))
 
 
 @pytest.fixture(scope="module")
@@ -424,18 +417,6 @@ def test_free_bits_spare_a_dimension_in_training_alone():
     assert found["loss"] == pytest.approx(found["reconstruction"] + 2.0 * kl.sum(), rel=1e-4)
 
 
-@pytest.mark.slow
-def test_more_beta_means_less_kl(speech_features):
-    kl = {}
-    for beta in (0.1, 100.0):
-        keras.utils.set_random_seed(0)
-        model = make("vae", beta=beta)
-        model.compile(optimizer=keras.optimizers.Adam(2e-3))
-        model.fit(speech_features, epochs=5, batch_size=24, verbose=0)
-        kl[beta] = model.evaluate(speech_features, verbose=0, return_dict=True)["kl"]
-    assert kl[100.0] < 0.5 * kl[0.1]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -526,15 +507,6 @@ def test_unet_loss_is_the_rmse():
     assert evaluated(model, features)["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow
-def test_unet_learns_a_few_clips_by_heart(speech_features):
-    clips = speech_features[12:24]
-    model = UNet((64, 16, 1), preset="tiny", db_per_unit=80.0)
-    model.compile(optimizer=keras.optimizers.Adam(1e-2))
-    model.fit(np.repeat(clips, 10, axis=0), epochs=25, batch_size=12, verbose=0)
-    assert model.evaluate(clips, verbose=0, return_dict=True)["rmse_db"] < 1.5
-
-
 # VQ-VAE
 
 
@@ -610,24 +582,6 @@ def code_use(model, features):
     active = patches.max(axis=(2, 4)) > 1.0 / 80.0
     counts = np.bincount(codes[active], minlength=model.quantiser.codebook_size)
     return np.mean(counts > 0), np.exp(scipy.stats.entropy(counts))
-
-
-@pytest.mark.slow
-def test_a_codebook_without_its_cures_collapses(speech_features):
-    found = {}
-    for name, options in (
-        ("cured", {}),
-        ("bare", {"restart": 0.0, "kmeans_steps": 0, "diversity_weight": 0.0}),
-    ):
-        keras.utils.set_random_seed(0)
-        model = make("vq-vae", codebook_size=64, **options)
-        model.compile(optimizer=keras.optimizers.Adam(2e-3))
-        model.fit(speech_features, epochs=40, batch_size=8, verbose=0)
-        found[name] = code_use(model, speech_features)
-    assert found["cured"][0] >= 0.95
-    assert found["cured"][1] >= 32.0
-    assert found["bare"][0] < 0.7
-    assert found["bare"][1] < 0.5 * found["cured"][1]
 
 
 @pytest.mark.parametrize(

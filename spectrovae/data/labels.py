@@ -36,7 +36,7 @@ def compiled(pattern: str) -> re.Pattern:
         InputError: not a regular expression, or one without a group of use.
     """
     try:
-        names = re.compile(rf"(?:.*/)?(?:{pattern})")
+        names = re.compile(rf"(?:.*/)?(?:{pattern})", re.DOTALL)
     except re.error as error:
         raise InputError(f"the name pattern {pattern!r} is not a regular expression: {error}") from error
     if not {"label", "speaker", "index"} & set(names.groupindex):

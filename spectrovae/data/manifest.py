@@ -1,4 +1,4 @@
-"""Scan a folder of recordings: every file accounted for, and splits that stay put.
+"""What a scan found: every file accounted for, and splits that stay put.
 
 A manifest is a JSON-lines file: one header line, then one line for each audio file, accepted or rejected
 with the reason. Splits are decided by what is in a file, never by its place in a list, so that adding
@@ -9,24 +9,22 @@ import dataclasses
 import hashlib
 import json
 import os
-import time
+import re
+import types
+import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spectrovae import audio
 from spectrovae.data import labels as naming
-from spectrovae.data.splits import FSDD_PATTERN, divide
+from spectrovae.data.splits import FSDD_PATTERN, SPLITS, divide
 from spectrovae.errors import InputError
 from spectrovae.files import sha256, write_text
 
-SILENCE = 1e-4  # -80 dB under full scale
-_FORMAT, _VERSION = "spectrovae-manifest", 1
+_FORMAT, _VERSION = "spectrovae-manifest", 2
 
 Progress = Callable[[int, int], None]
 
@@ -37,7 +35,10 @@ class Record:
 
     ``path`` is relative to the manifest's root, with "/" between folders; ``split`` is the one that a table of labels
     names; ``peak`` is the largest magnitude of all channels; ``clipped`` says that neighbouring samples stand at full
-    scale; ``nan`` includes infinities. What could not be read is None.
+    scale; ``nan`` includes infinities; ``loud`` is far beyond full scale; ``dc`` says that the samples' mean is off
+    zero. ``note`` says in words what is unusual about an accepted file, such as how much of it is there. ``checksum``
+    is ``decode.checksum`` of a file that tensorflow-io was seen to decode to soundfile's samples. What could not be
+    read is None.
     """
 
     path: str
@@ -59,6 +60,10 @@ class Record:
     silent: bool | None = None
     clipped: bool | None = None
     nan: bool | None = None
+    note: str | None = None
+    loud: bool | None = None
+    dc: bool | None = None
+    checksum: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class Manifest:
     """What a scan found: ``records`` in the order of their paths, and how many other files were ``ignored``.
 
     ``scanned`` is when the scan began, in seconds since 1970: files touched later are hashed again before
-    use. ``notes`` are sentences about labels, for a person.
+    use. ``endings`` counts the ignored files by ending ("hidden" for hidden ones, "" for none), most frequent first;
+    ``unreadable`` are sub-folders that could not be listed; ``notes`` are sentences about labels.
     """
 
     root: Path
@@ -74,6 +80,8 @@ class Manifest:
     pattern: str = FSDD_PATTERN
     ignored: int = 0
     scanned: float = 0.0
+    endings: dict[str, int] = dataclasses.field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
@@ -89,7 +97,7 @@ class Manifest:
         """A hash over the paths and contents of all accepted files; it changes when the data do."""
         digest = hashlib.sha256()
         for record in self.accepted:
-            digest.update(f"{record.path}\0{record.sha256}\n".encode())
+            digest.update(os.fsencode(f"{record.path}\0{record.sha256}\n"))
         return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:
@@ -100,6 +108,9 @@ class Manifest:
             "accepted": len(accepted),
             "rejected": len(self.rejected),
             "ignored": self.ignored,
+            "endings": self.endings,
+            "unreadable": list(self.unreadable),
+            "notes": {record.path: record.note for record in accepted if record.note},
             "reasons": {record.path: record.reason for record in self.rejected},
             "sample_rates": _counts(record.sample_rate for record in accepted),
             "channels": _counts(record.channels for record in accepted),
@@ -108,6 +119,8 @@ class Manifest:
             "speakers": _counts(record.speaker for record in accepted),
             "silent": sum(bool(record.silent) for record in accepted),
             "clipped": sum(bool(record.clipped) for record in accepted),
+            "loud": sum(bool(record.loud) for record in accepted),
+            "dc": sum(bool(record.dc) for record in accepted),
             "duplicates": len(accepted) - len({record.sha256 for record in accepted}),
             "fingerprint": self.fingerprint,
         }
@@ -169,6 +182,8 @@ class Manifest:
             "pattern": self.pattern,
             "ignored": self.ignored,
             "scanned": self.scanned,
+            "endings": self.endings,
+            "unreadable": self.unreadable,
         }
         lines = [header, *(dataclasses.asdict(record) for record in self.records)]
         write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
@@ -181,121 +196,83 @@ class Manifest:
             InputError: not a manifest, damaged, of a newer version, or its folder is gone.
         """
         path = Path(path)
+        damaged = InputError(f"{path} is not a manifest, or is damaged; scan its folder again")
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            header = lines[0]
-            if header["format"] != _FORMAT:
-                raise KeyError("format")
-            version = header["version"]
-            if version > _VERSION:
-                raise InputError(f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}")
-            root = Path(os.path.normpath(path.parent / header["root"]))
-            records = tuple(Record(**line) for line in lines[1:])
-            manifest = cls(root, records, header["pattern"], header["ignored"], header["scanned"])
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path} is not a manifest, or is damaged; scan its folder again") from error
+        except (ValueError, RecursionError) as error:
+            raise damaged from error
+        if not lines or not isinstance(lines[0], dict) or lines[0].get("format") != _FORMAT:
+            raise damaged
+        header, version = lines[0], lines[0].get("version")
+        if isinstance(version, int) and version > _VERSION:
+            raise InputError(f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}")
+        types = {"version": int, "root": str, "pattern": str, "ignored": int, "scanned": float}
+        if not all(_has_type(header.get(name), type_) for name, type_ in types.items()):
+            raise damaged
+        endings, unreadable = header.get("endings", {}), header.get("unreadable", [])
+        if not _has_type(endings, dict[str, int]) or not _has_type(unreadable, list[str]) or "\0" in header["root"]:
+            raise damaged
+        for number, line in enumerate(lines[1:], 2):
+            if problem := _record_problem(line):
+                raise InputError(f"{path} is damaged, line {number}: {problem}; scan its folder again")
+        records = tuple(Record(**line) for line in lines[1:])
+        root = Path(os.path.normpath(path.parent / header["root"]))
+        manifest = cls(
+            root, records, header["pattern"], header["ignored"], header["scanned"], endings, tuple(unreadable)
+        )
+        if not manifest.accepted:
+            raise InputError(f"{path} lists no recording that can be used; scan its folder again")
         if not root.is_dir():
             raise InputError(f"{path} describes recordings in {root}, which does not exist; scan their new folder")
         return manifest
 
 
-def scan(
-    folder: str | os.PathLike,
-    *,
-    pattern: str | None = None,
-    labels: str | os.PathLike | None = None,
-    label_from: int | None = None,
-    progress: Progress | None = None,
-) -> Manifest:
-    """Look at every audio file under a folder (wav, flac, ogg, mp3; hidden ones are ignored).
-
-    A file is accepted when all of it decodes and every sample is a number; silent and clipped ones are
-    accepted and flagged.
-
-    Args:
-        folder: searched with its sub-folders.
-        pattern, labels, label_from: how files are labelled: see :func:`labels.named`.
-        progress: called with (files done, files in all).
-
-    Raises:
-        InputError: no such folder, a wrong pattern, or no file to accept; the message lists the reasons.
-    """
-    root, started = Path(folder), time.time()
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(f"{root} {problem}; expected a folder of recordings")
-    pattern = pattern or FSDD_PATTERN
-    naming.compiled(pattern)  # before anything is read
-    paths, ignored = [], 0
-    for path in _files(root):
-        if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith("."):
-            paths.append(path)
-        else:
-            ignored += 1
-    paths.sort(key=lambda path: path.relative_to(root).as_posix())
-    records = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for record in pool.map(lambda path: _examine(path, root), paths):
-            records.append(record)
-            if progress:
-                progress(len(records), len(paths))
-    manifest = Manifest(root, tuple(records), pattern, ignored, started)
-    if not manifest.accepted:
-        raise InputError(_nothing_accepted(manifest))
-    return manifest.named(labels=labels, label_from=label_from)
+_TYPES = typing.get_type_hints(Record)
+_NEEDED = ("sha256", "format", "subtype", "sample_rate", "channels", "samples", "duration")  # of an accepted file
 
 
-def _files(root: Path) -> Iterator[Path]:
-    seen = set()
-    for folder, _, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link back up
-            continue
-        seen.add(real)
-        yield from (Path(folder) / name for name in names)
+def _has_type(value: Any, expected: Any) -> bool:
+    """Whether a JSON value has a field's type; a bool is no int, an int is a float, and no float is NaN or infinite."""
+    if isinstance(expected, types.UnionType):
+        return any(_has_type(value, option) for option in typing.get_args(expected))
+    if typing.get_origin(expected) is dict:
+        return isinstance(value, dict) and all(_has_type(item, typing.get_args(expected)[1]) for item in value.values())
+    if typing.get_origin(expected) is list:
+        return isinstance(value, list) and all(_has_type(item, typing.get_args(expected)[0]) for item in value)
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
 
 
-def _examine(path: Path, root: Path) -> Record:
-    known: dict[str, Any] = {"path": path.relative_to(root).as_posix()}
-    try:
-        known["bytes"] = path.stat().st_size
-        known["sha256"] = sha256(path)
-        header = audio.info(path)
-        known.update(dataclasses.asdict(header), duration=header.duration)
-        known.update(_measure(path))
-    except OSError as error:
-        return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
-    except InputError as error:
-        return Record(**known, accepted=False, reason=str(error).removeprefix(f"{path} "))
-    if known["nan"]:
-        return Record(**known, accepted=False, reason="holds NaN or infinite samples")
-    return Record(**known, accepted=True)
-
-
-def _measure(path: Path) -> dict[str, Any]:
-    peak, clipped = 0.0, False
-    for block in audio.blocks(path):
-        if not np.isfinite(block).all():
-            return {"nan": True}
-        magnitude = np.abs(block)
-        peak = max(peak, float(magnitude.max()))
-        full = magnitude >= 32767 / 32768
-        clipped = clipped or bool((full[:, 1:] & full[:, :-1]).any())
-    return {"peak": peak, "silent": peak < SILENCE, "clipped": clipped, "nan": False}
+def _record_problem(line: Any) -> str | None:
+    """What keeps a line of a manifest from being a record; None if nothing."""
+    if not isinstance(line, dict):
+        return f"expected an object, received {str(line)[:40]}"
+    for name, value in line.items():
+        if name not in _TYPES:
+            return f"unknown field {name[:40]!r}"
+        if not _has_type(value, _TYPES[name]):
+            return f"{name} must be {getattr(_TYPES[name], '__name__', _TYPES[name])}, received {str(value)[:40]!r}"
+    if missing := [name for name in ("path", "bytes", "accepted") if name not in line]:
+        return f"{missing[0]} is missing"
+    if line["path"].startswith("/") or ".." in line["path"].split("/") or "\0" in line["path"] or not line["path"]:
+        return f"path must lie below the folder, received {line['path'][:40]!r}"
+    if line.get("split") not in (None, *SPLITS):
+        return f"split must be one of {', '.join(SPLITS)}, received {line['split'][:40]!r}"
+    if not line["accepted"]:
+        return None
+    if missing := [name for name in _NEEDED if line.get(name) is None]:
+        return f"{missing[0]} of an accepted file is missing"
+    if not re.fullmatch(r"[0-9a-f]{64}", line["sha256"]):
+        return f"sha256 must be 64 hexadecimal digits, received {line['sha256'][:40]!r}"
+    for name, most in (("sample_rate", audio.RATES[1]), ("channels", 1024), ("samples", 2**53)):
+        if not 1 <= line[name] <= most:
+            return f"{name} must be 1 to {most}, received {line[name]}"
+    return None
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:
     counts = Counter(str(value) for value in values if value is not None)
     return dict(sorted(counts.items()))
-
-
-def _nothing_accepted(manifest: Manifest) -> str:
-    if not manifest.records:
-        kinds = ", ".join(audio.SUFFIXES)
-        return f"{manifest.root} holds no audio ({kinds}); {manifest.ignored} other files were ignored"
-    listed = "; ".join(f"{record.path}: {record.reason}" for record in manifest.rejected[:5])
-    more = f"; and {len(manifest.rejected) - 5} more" if len(manifest.rejected) > 5 else ""
-    return f"no file of {manifest.root} can be used: {listed}{more}"

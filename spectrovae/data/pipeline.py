@@ -19,7 +19,8 @@ import tensorflow as tf
 from spectrovae import audio
 from spectrovae.data import provenance, toy
 from spectrovae.data.describe import describe
-from spectrovae.data.manifest import Manifest, Progress, scan
+from spectrovae.data.manifest import Manifest, Progress
+from spectrovae.data.scan import scan
 from spectrovae.data.sources import Example, FileSource, ToySource
 from spectrovae.data.splits import SPLITS
 from spectrovae.errors import InputError
@@ -95,7 +96,7 @@ class Recordings:
             decoder: forces one decoder of ``spectrovae.data.decode``.
             cache_bytes: memory for decoded waveforms and features.
             pattern, labels, label_from: see :func:`spectrovae.data.labels.named`; for a manifest too.
-            progress: as for ``spectrovae.data.manifest.scan``.
+            progress: as for ``spectrovae.data.scan.scan``.
 
         Raises:
             InputError: nothing usable there, or an argument out of range.
