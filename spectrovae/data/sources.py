@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from spectrovae import audio
 from spectrovae.data import decode
-from spectrovae.data.manifest import SPLITS, Manifest, Record
+from spectrovae.data.manifest import Manifest, Record
+from spectrovae.data.splits import SPLITS, divide
 from spectrovae.data.toy import PREFIX
 from spectrovae.data.toy_set import ToySet
 from spectrovae.errors import InputError
@@ -32,12 +33,23 @@ class Example:
     start: int = 0
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Sound by its content: a digest, and where in it (seconds)."""
+
+    content: str
+    begin: float = 0.0
+    end: float = float("inf")
+
+
 class ToySource:
     """A toy set. Its sounds are labelled by their factors."""
 
     manifest = None
+    rule = "hash"
 
     def __init__(self, toy: ToySet):
+        self.notes: list[str] = []
         self.toy, self._indices = toy, toy.splits()
         self.sample_rate, self.samples = toy.sample_rate, toy.samples
         self.fingerprint, self.factor_names = toy.fingerprint, toy.factor_names
@@ -49,6 +61,14 @@ class ToySource:
             ]
             for split, indices in self._indices.items()
         }
+
+    def stretches(self, split: str) -> list[Stretch]:
+        """What each sound of a split is."""
+        return [Stretch(content) for content in self.toy.contents(self._indices[split])]
+
+    def contents(self) -> dict[str, list[str]]:
+        """What each split holds."""
+        return {split: sorted(self.toy.contents(indices)) for split, indices in self._indices.items()}
 
     def check(self, split: str) -> None:
         """Nothing on disk can have changed."""
@@ -82,6 +102,10 @@ def _labels(toy: ToySet, indices: np.ndarray) -> list[str]:
     return [" ".join(f"{name}={value:.4g}" for name, value in zip(toy.factor_names, row)) for row in factors]
 
 
+CROP_SHORT = 0.99  # share of recordings no longer than an example
+CROP_LOSS = 0.03  # and share of the sound that may be lost, for "auto" to crop
+
+
 class FileSource:
     """The accepted files of a manifest, at one rate and length; arguments as in ``Recordings.open``."""
 
@@ -98,21 +122,32 @@ class FileSource:
         decoder: str | None,
     ):
         self.manifest, self.sample_rate, self.samples = manifest, sample_rate, samples
+        division = divide(manifest.accepted, rule, self._length, samples)
+        self.rule, self._records, self._spans = division.rule, division.records, division.spans
+        used = {record.path: record for records in self._records.values() for record in records}
+        self.used = [record for record in manifest.accepted if record.path in used]
+        self.notes = [*manifest.notes, *division.notes]
         self.described = f"{len(manifest.accepted)} recordings, split by {rule!r}"
-        self._lengths = np.array([self._length(record) for record in manifest.accepted])
+        self._lengths = np.array([self._length(record) for record in self.used])
+        excess = np.maximum(self._lengths - samples, 0).sum() / max(self._lengths.sum(), 1)
+        self.lost = float(excess)  # share of the sound beyond the first example of each recording
         if long == "auto":
-            long = "crop" if np.mean(self._lengths <= samples) >= 0.99 else "chunk"
-        self._chunked = long == "chunk"
+            short = np.mean(self._lengths <= samples) if len(self._lengths) else 1.0
+            long = "crop" if short >= CROP_SHORT and excess <= CROP_LOSS and not self._spans else "chunk"
+        self.chunked = long == "chunk"
         self._hop = max(1, round(samples * (1 - overlap)))
-        self._records = manifest.splits(rule)
         self._decoder = decode.chosen(decoder)
         self._in_graph = self._decoder != "soundfile" and len(decode.available_decoders()) > 1
         self.examples = {
             split: [
                 Example(record.path, record.label, record.speaker, record.index, start)
                 for record in records
-                for start in self._starts(record)
+                for start in self._starts(record, split)
             ]
+            for split, records in self._records.items()
+        }
+        self._places = {
+            split: {record.path: place for place, record in enumerate(records)}
             for split, records in self._records.items()
         }
         digest = hashlib.sha256(f"{manifest.fingerprint}:{sample_rate}:{samples}".encode())
@@ -125,10 +160,31 @@ class FileSource:
         """Raise InputError where a file of the split vanished or changed since the scan."""
         self.manifest.check(self._records[split])
 
+    def stretches(self, split: str) -> list[Stretch]:
+        """What each example of a split is: its recording's content, and which seconds of it."""
+        rate, seconds, place = self.sample_rate, self.samples / self.sample_rate, self._places[split]
+        return [
+            Stretch(_content(self._records[split][place[e.path]]), e.start / rate, e.start / rate + seconds)
+            for e in self.examples[split]
+        ]
+
+    def contents(self) -> dict[str, list[str]]:
+        """What each split holds: contents of recordings, "digest@begin-end" (seconds) for a part of one."""
+        rate, found = self.sample_rate, {}
+        for split, records in self._records.items():
+            spans = self._spans.get(split, {})
+            texts = set()
+            for record in records:
+                begin, end = (edge / rate for edge in spans.get(record.path, (0, 0)))
+                texts.add(_content(record) + (f"@{begin:.6f}-{end:.6f}" if spans else ""))
+            found[split] = sorted(texts)
+        return found
+
     def summary(self) -> dict[str, Any]:
         return {
             "padded": int(np.sum(self._lengths < self.samples)),
-            "chunked" if self._chunked else "cropped": int(np.sum(self._lengths > self.samples)),
+            "lost": 0.0 if self.chunked else self.lost,
+            "chunked" if self.chunked else "cropped": int(np.sum(self._lengths > self.samples)),
             "manifest": self.manifest.summary(),
         }
 
@@ -141,9 +197,9 @@ class FileSource:
 
         def read(row: np.ndarray) -> np.ndarray:
             record = records[int(row)]
-            starts = self._starts(record)
+            starts = self._starts(record, split)
             if len(starts) == 1:
-                return self._piece(record, 0)[None]
+                return self._piece(record, starts[0])[None]
             waveform = self._waveform(record)
             return np.stack([waveform[start : start + self.samples] for start in starts])
 
@@ -155,12 +211,12 @@ class FileSource:
         Only the samples of an example are decoded, or as few more as the format allows.
         """
         records, examples = self._records[split], self.examples[split]
-        by_path = {record.path: record for record in records}
+        place = self._places[split]
         sums = self._checksums(records, examples)
 
         def read(rows: np.ndarray) -> np.ndarray:
             chosen = [examples[row] for row in np.atleast_1d(rows)]
-            pieces = _pool().map(lambda example: self._piece(by_path[example.path], example.start), chosen)
+            pieces = _pool().map(lambda example: self._piece(records[place[example.path]], example.start), chosen)
             return np.stack(list(pieces))
 
         if not (sums >= 0).any():
@@ -199,7 +255,8 @@ class FileSource:
             for record in records
             if self._in_graph and single[record.path] == 1 and record.sample_rate == self.sample_rate
         }
-        return np.array([-1 if (found := sums.get(example.path)) is None else found for example in examples], np.int64)
+        found = [None if example.start else sums.get(example.path) for example in examples]
+        return np.array([-1 if checksum is None else checksum for checksum in found], np.int64)
 
     def _mapped(self, rows: tf.data.Dataset, read: Callable[[np.ndarray], np.ndarray]) -> tf.data.Dataset:
         """The waveforms (batch, samples) that a function returns for rows."""
@@ -213,10 +270,11 @@ class FileSource:
         """Samples of a recording at this source's rate."""
         return audio.resampled_length(record.samples or 0, record.sample_rate or 1, self.sample_rate)
 
-    def _starts(self, record: Record) -> list[int]:
-        """Where the pieces of a recording begin; the last one is flush with its end."""
-        last = self._length(record) - self.samples
-        return [*range(0, last, self._hop), last] if self._chunked and last > 0 else [0]
+    def _starts(self, record: Record, split: str) -> list[int]:
+        """Where the pieces of a recording, or of its stretch, begin; the last one is flush with the end."""
+        first, end = self._spans.get(split, {}).get(record.path, (0, self._length(record)))
+        last = end - self.samples
+        return [*range(first, last, self._hop), last] if self.chunked and last > first else [first]
 
     def _piece(self, record: Record, start: int) -> np.ndarray:
         """An example (samples,), zeros after the end of its recording."""
@@ -245,3 +303,7 @@ class FileSource:
 def _pool() -> ThreadPoolExecutor:
     """Threads that decode; libsndfile runs outside Python's lock."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+
+
+def _content(record: Record) -> str:
+    return str(record.sha256)[:16]
