@@ -13,7 +13,7 @@ from typing import Any
 
 import spectrovae
 from spectrovae import commands
-from spectrovae.errors import InputError, ParityError, ServerError, StorageError
+from spectrovae.errors import InputError, ParityError, ServerError, StorageError, within_graphs
 from spectrovae.serving.deployment import IMAGE
 
 # models.FAMILIES, known without importing Keras
@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     options = _parser().parse_args(arguments)
     try:
-        result, text = options.run(options)
+        with within_graphs():
+            result, text = options.run(options)
     except (InputError, ParityError, ServerError, StorageError) as error:
         print(f"spectrovae: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

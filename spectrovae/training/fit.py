@@ -18,7 +18,7 @@ import spectrovae
 from spectrovae import models, representations
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.models.base import Trainer
 from spectrovae.training import augment, examine, verdict
 from spectrovae.training.corrupt import CleanValidation, Corruption, canonical
@@ -123,6 +123,7 @@ def fit(
     return train(trainer, representation, recordings, out, options, resume=resume, force=force)
 
 
+@within_graphs()
 def train(
     trainer: Trainer,
     representation: representations.Representation,

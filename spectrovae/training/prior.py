@@ -14,7 +14,7 @@ from spectrovae import models
 from spectrovae.bundle import read_description, weights_digest
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.models.priors import Prior
 from spectrovae.training.mixture import fit_mixture, mean_nll
 from spectrovae.training.run import log
@@ -25,6 +25,7 @@ SPLITS = ("train", "validation", "test")
 Classes = dict[str, np.ndarray]
 
 
+@within_graphs()
 def fit_prior(
     bundle: str | os.PathLike,
     recordings: Recordings,
