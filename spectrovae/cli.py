@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     sub = command("scan", commands.data_scan, data)
-    sub.add_argument("data", metavar="DATA", help="folder of wav, flac, ogg and mp3 files")
+    sub.add_argument("data", metavar="DATA", help="folder of audio files: wav, flac, ogg, mp3, aiff, w64, ...")
     sub.add_argument("--out", help="write the manifest (JSON lines) here")
     sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
     sub.add_argument("--split", default="auto", choices=("auto", "hash", "speaker", "fsdd"), help="split rule to show")
