@@ -168,16 +168,24 @@ def _check_archive(path: str | os.PathLike) -> None:
 
 
 def _check_weights(path: str) -> None:
-    """Raise ValueError where the weights in a ``.keras`` file claim far more room than they are stored in."""
+    """Raise ValueError where the weights in a ``.keras`` file lie elsewhere, or claim far more room than they have."""
+    sizes: list[int] = []
+
+    def check_link(name, link):
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{name} is a link to another file or place")
+
+    def check_item(name, item):
+        if isinstance(item, h5py.Dataset):
+            sizes.append(item.nbytes)
+            if item.external or item.is_virtual:
+                raise ValueError(f"{name} lies in another file")
+
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith(".h5"):
-                sizes: list[int] = []
-
-                def add(_, item, sizes=sizes):
-                    sizes.append(getattr(item, "nbytes", 0))
-
                 with archive.open(entry) as stream, h5py.File(stream, "r") as weights:
-                    weights.visititems(add)  # follows no links
+                    weights.visititems_links(check_link)
+                    weights.visititems(check_item)
                 if sum(sizes) > EXPANSION * entry.file_size + SPARE_BYTES:
                     raise ValueError(f"{entry.filename} of {entry.file_size} bytes claims {sum(sizes)}")
