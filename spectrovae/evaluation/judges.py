@@ -110,8 +110,12 @@ class Judge:
 
         Returns:
             The places of the answers in ``labels`` (clips,), and the hidden features (clips, 64).
+
+        Raises:
+            InputError: samples that are no floating-point numbers.
         """
-        own = audio.resample(np.asarray(waveforms, np.float32), sample_rate, self.sample_rate)
+        waveforms = representations.base.check_waveform(waveforms).numpy()
+        own = audio.resample(waveforms, sample_rate, self.sample_rate)
         answers, hidden = self._call(audio.fit_length(own, self.samples))
         return answers.numpy(), hidden.numpy()
 
