@@ -111,15 +111,15 @@ class Trainer(keras.Model):
     def calibrated_nll(self, target, prediction, training: bool):
         """Negative log-likelihood of each example in nats [shape=(batch,)], of a Gaussian of one sigma a channel.
 
-        In training of the batch's best sigma (Rybkin et al., 2021), which the decoder's layer ``sigma`` keeps a running
-        mean of; in evaluation of that mean.
+        In training of the batch's best sigma (Rybkin et al., 2021), of which the decoder's
+        :class:`spectrovae.layers.CalibratedSigma` keeps a running mean; in evaluation of that mean.
         """
-        kept = self.decoder.get_layer("sigma")
+        (layer,) = layers_of(self.decoder, layers.CalibratedSigma)
         if not training:
-            return losses.calibrated_nll(target, prediction, kept.log_sigma)
-        log_sigma = losses.optimal_log_sigma(losses.channel_squared_error(target, prediction))
-        kept.update(log_sigma)
-        return losses.calibrated_nll(target, prediction, log_sigma)
+            return losses.calibrated_nll(target, prediction, layer.log_sigma)
+        nll, log_sigma = losses.optimal_nll(target, prediction, layer.least_log_sigma)
+        layer.update(log_sigma)
+        return nll
 
     def reconstruct(self, features):
         """Features -> features through encoder and decoder, without noise."""
@@ -135,6 +135,26 @@ class Trainer(keras.Model):
         }
 
 
+def layers_of(model: keras.Model, kind: type) -> list[Any]:
+    """The layers of a model that are of a class, those of models within it too, in the model's order."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, kind):
+            found.append(layer)
+        elif isinstance(layer, keras.Model):
+            found += layers_of(layer, kind)
+    return found
+
+
+def sigma_of(decoder: keras.Model) -> np.ndarray | None:
+    """Standard deviation of a decoder's calibrated likelihood, in feature units [shape=(channels,)]; None without one.
+
+    It is what the training loss, the bound in nats and the collapse law take for the noise of a cell.
+    """
+    found = layers_of(decoder, layers.CalibratedSigma)
+    return np.exp(ops.convert_to_numpy(found[0].log_sigma)) if found else None
+
+
 def posteriors_of(encoder: keras.Model) -> Any:  # a keras.Model or None
     """Features -> ([mean, ...], [log-variance, ...]) of the latent groups, from an encoder as saved and loaded alone.
 
@@ -147,17 +167,6 @@ def posteriors_of(encoder: keras.Model) -> Any:  # a keras.Model or None
     moments = [layer.output for layer in sorted(groups, key=lambda layer: (len(layer.name), layer.name))]
     means, log_variances = zip(*moments)
     return keras.Model(encoder.input, (list(means), list(log_variances)), name="posteriors")
-
-
-def layers_of(model: keras.Model, kind: type) -> list:
-    """The layers of a class in a model and in the models within it, in their order."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, kind):
-            found.append(layer)
-        elif isinstance(layer, keras.Model):
-            found += layers_of(layer, kind)
-    return found
 
 
 def count_weights(*models: keras.Model) -> int:
