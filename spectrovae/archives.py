@@ -170,22 +170,25 @@ def _check_archive(path: str | os.PathLike) -> None:
 def _check_weights(path: str) -> None:
     """Raise ValueError where the weights in a ``.keras`` file lie elsewhere, or claim far more room than they have."""
     sizes: list[int] = []
+    elsewhere: list[str] = []  # HDF5's callbacks must not raise
 
-    def check_link(name, link):
+    def look_at_link(name, link):
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{name} is a link to another file or place")
+            elsewhere.append(f"{name} is a link")
 
-    def check_item(name, item):
+    def look_at_item(name, item):
         if isinstance(item, h5py.Dataset):
             sizes.append(item.nbytes)
             if item.external or item.is_virtual:
-                raise ValueError(f"{name} lies in another file")
+                elsewhere.append(f"{name} lies in another file")
 
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith(".h5"):
                 with archive.open(entry) as stream, h5py.File(stream, "r") as weights:
-                    weights.visititems_links(check_link)
-                    weights.visititems(check_item)
+                    weights.visititems_links(look_at_link)
+                    weights.visititems(look_at_item)
+                if elsewhere:
+                    raise ValueError(elsewhere[0])
                 if sum(sizes) > EXPANSION * entry.file_size + SPARE_BYTES:
                     raise ValueError(f"{entry.filename} of {entry.file_size} bytes claims {sum(sizes)}")

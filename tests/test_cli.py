@@ -241,6 +241,20 @@ def test_doctor(capsys):
     result = json.loads(capsys.readouterr().out)
     assert "soundfile" in result["decoders"]
     assert result["packages"]["keras"]
+    assert result["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [("3.8.0", False), ("3.12.3", False), ("3.12.4", True), ("3.13.0", False), ("3.14.1", True), ("4.0.0", True)],
+)
+def test_doctor_warns_of_a_keras_with_known_holes(monkeypatch, capsys, version, safe):
+    import importlib.metadata
+
+    original = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "keras" else original(name))
+    assert main(["doctor"]) == 0
+    assert ("known holes" in capsys.readouterr().out) == (not safe)
 
 
 def test_wrong_use_exits_with_2(capsys):

@@ -191,7 +191,8 @@ def _checked(text: bytes, path: Path) -> dict:
             f"{FORMAT_VERSION}; upgrade spectrovae"
         )
     sound = type(version) is int and (
-        fields.get("target") in TARGETS
+        version > 0
+        and fields.get("target") in TARGETS
         and isinstance(fields.get("labels"), list)
         and all(isinstance(label, str) for label in fields["labels"])
         and type(fields.get("samples")) is int
