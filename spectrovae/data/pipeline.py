@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae import audio
-from spectrovae.data import provenance, toy
+from spectrovae.data import decode, provenance, toy
 from spectrovae.data.describe import describe
 from spectrovae.data.manifest import Manifest, Progress
 from spectrovae.data.scan import scan
 from spectrovae.data.sources import Example, FileSource, ToySource
 from spectrovae.data.splits import SPLITS
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 
 CACHE_BYTES = 2 << 30
 
@@ -93,7 +93,8 @@ class Recordings:
             overlap: the part that neighbouring chunks share, 0 <= overlap < 1.
             split: the rule, see :func:`spectrovae.data.splits.divide`: "auto", "hash", "speaker", "fsdd", "folder",
                 "time" or "table".
-            decoder: forces one decoder of ``spectrovae.data.decode``.
+            decoder: "soundfile" for all files, or "tensorflow-io" for those that it is proved to decode equally;
+                the default is that where the recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
             cache_bytes: memory for decoded waveforms and features.
             pattern, labels, label_from: see :func:`spectrovae.data.labels.named`; for a manifest too.
             progress: as for ``spectrovae.data.scan.scan``.
@@ -128,7 +129,10 @@ class Recordings:
         }
         config |= {"labels": str(Path(labels).resolve())} if labels is not None else {}
         config |= {"label_from": label_from} if label_from is not None else {}
-        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes, config)
+        files = FileSource(manifest, rate, samples, long, overlap, split, decoder)
+        if files.worth_checking(cache_bytes):
+            files = FileSource(decode.checked(manifest), rate, samples, long, overlap, split, decoder)
+        return cls(files, cache_bytes, config)
 
     @classmethod
     def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
@@ -335,7 +339,7 @@ class Recordings:
 
     def _keep(self, key: Any, batches: tf.data.Dataset) -> tf.Tensor:
         # Batches are gathered by tf.data, which works on the host.
-        with tf.device("CPU:0"):
+        with tf.device("CPU:0"), within_graphs():
             self._cache[key] = tf.concat(list(batches), axis=0)
         return self._cache[key]
 
@@ -343,12 +347,7 @@ class Recordings:
         key, shape = ("waveforms", split), (len(self.examples(split)), self.samples)
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
-        try:
-            return self._keep(key, self._source.load_all(split))
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"a recording could not be decoded; scan the folder again: {error.message.splitlines()[0]}"
-            ) from error
+        return self._keep(key, self._source.load_all(split))
 
     def _feature_array(self, split: str, representation: Any) -> tf.Tensor | None:
         key = ("features", split, _identity(representation))
