@@ -175,9 +175,8 @@ def test_mixed_precision_step_is_finite_and_lossless_in_type(family, policy):
     assert {layer.compute_dtype for layer in model.encoder.layers} & {"bfloat16"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_compiled_by_xla_equals_one_that_is_not(family):
+def check_xla(family):
+    """A step compiled by XLA equals one that is not."""
     features, losses = noise(4, *shapes(family)[0]), {}
     start = make(family).get_weights()
     for jit_compile in (False, True):
@@ -189,6 +188,11 @@ def test_a_step_compiled_by_xla_equals_one_that_is_not(family):
         assert any(not np.allclose(now, then) for now, then in zip(model.get_weights(), start))
     # The logarithms of a spectral distance feel what rounding leaves of near silence.
     assert losses[True] == pytest.approx(losses[False], rel=0.02 if family in SPECTROGRAM_FAMILIES else 0.05)
+
+
+def test_a_step_compiled_by_xla_equals_one_that_is_not():
+    """Other families: tests/nightly/test_every_family.py."""
+    check_xla("vae")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
