@@ -88,7 +88,7 @@ def write_bundle(family, recordings, path):
     shape = representation.feature_shape(recordings.samples)
     trainer = models.FAMILIES[family](shape, preset="tiny", db_per_unit=representation.db_per_unit)
     trainer.initialise(recordings.features("train", representation))
-    trainer.compile(optimizer="adam")
+    trainer.compile(optimizer="adam", run_eagerly=True)  # a few steps are not worth a graph
     trainer.fit(recordings.features("train", representation, shuffle=True), epochs=1, verbose=0)
     Codec(
         representation, trainer.encoder, trainer.decoder, family=family, prior=trainer.prior, name=family

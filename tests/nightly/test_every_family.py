@@ -3,6 +3,8 @@
 import pytest
 from test_latent import check_command
 from test_models import check_xla
+from test_reduced_weights import check_reduced
+from test_study import check_families
 
 from spectrovae.models import FAMILIES
 
@@ -10,6 +12,15 @@ from spectrovae.models import FAMILIES
 @pytest.mark.parametrize("family", ["hierarchical-vae", "vq-vae", "unet"])
 def test_the_latent_command(family, tmp_path, capsys):
     check_command(family, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("vae", "int8"), ("vq-vae", "float16")])
+def test_reduced_weights(family, kind, tmp_path):
+    check_reduced(family, kind, tmp_path)
+
+
+def test_a_study_of_waveforms_and_spectrograms(tmp_path, capsys):
+    check_families(["rave", "vae", "waveform-vae"], tmp_path, capsys)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "vae"])
