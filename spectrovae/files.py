@@ -1,16 +1,20 @@
-"""Write files so that a reader never sees half of one, and so that two writers never meet.
+"""Write files and folders so that a reader never sees half of one, and so that two writers never meet.
 
 What is written here is on the disk before it takes its name: file and folder are synchronised, so that a power cut
 leaves the old file or the new one.
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -181,6 +185,170 @@ def _lock(handle: int, path: Path) -> bool:
     except OSError as error:
         return error.errno not in (errno.EAGAIN, errno.EACCES)  # a file system without locks
     return path.exists() and os.fstat(handle).st_ino == os.stat(path).st_ino
+
+
+# Folders that are replaced in one step
+
+
+def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> Path:
+    """The real path of a result's folder; raises what :func:`new_folder` would, before a long computation is begun.
+
+    Raises:
+        InputError: as :func:`new_folder`.
+    """
+    given = out
+    with writing(given):
+        out = Path(os.path.realpath(out))
+        if Path.cwd().is_relative_to(out):
+            raise InputError(
+                f"{given} is the current folder or holds it, and is replaced as one: go to another folder, or choose "
+                "another path"
+            )
+        if os.path.lexists(out) and not out.is_dir():
+            raise InputError(f"{given} is a file, and a folder is to be written there: choose another path")
+        above = next(path for path in (out, *out.parents) if os.path.lexists(path))
+        if not above.is_dir():
+            raise InputError(f"cannot write {given}: {above} is a file; choose another path")
+        for folder in (above, out.parent) if above == out else (above,):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        clear_killed(out)
+        if out.is_mount():
+            raise InputError(f"{given} is a mount point, which cannot be renamed: choose a folder in it")
+        if not out.is_dir() or not any(out.iterdir()):
+            return out
+        if not force:
+            raise InputError(
+                f"{given} exists and is not empty: choose another folder, or replace it with --force (force=True)"
+            )
+        if not (out / mark).is_file():
+            raise InputError(
+                f"{given} holds no {mark}, so it is not an earlier result and is not replaced: choose another folder"
+            )
+    return out
+
+
+@contextlib.contextmanager
+def new_folder(out: str | os.PathLike, *, force: bool, mark: str) -> Iterator[Path]:
+    """Yield a new folder that takes the place of ``out`` when the block ends well, and is removed when not.
+
+    Args:
+        out: the folder to make; where it is a link, what it points to. An existing one is refused unless it is empty.
+        force: replace an existing folder, if it is an earlier result: one that holds ``mark``.
+        mark: name of the file by which an earlier result is known.
+
+    Raises:
+        InputError: ``out`` may not be replaced (a file, another folder, the current folder), or cannot be written.
+        StorageError: the disk is full, or fails.
+    """
+    with replacing_folder(check_output(out, force=force, mark=mark), force=True) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path, *, force: bool, beside: Path | None = None) -> Iterator[Path]:
+    """Yield an empty hidden folder that becomes ``target`` when the block ends well, and is removed when not.
+
+    Args:
+        force: replace ``target``. It and the new folder change places in one step where the system can (Linux);
+            elsewhere it is missing for a moment, and the next writer puts it back if this one is killed then.
+        beside: where the hidden folder lies, by default beside ``target``. Must be on the same disk.
+
+    Raises:
+        InputError, StorageError: as :func:`writing`; also where ``target`` has appeared meanwhile, without ``force``.
+    """
+    beside = target if beside is None else beside
+    with writing(target):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        clear_killed(target, beside)
+        with _hidden_folder(beside) as folder:
+            new, old = folder / "new", folder / "old" / target.name
+            new.mkdir()
+            yield new
+            for path, _, names in os.walk(new):
+                for name in names:
+                    synchronise(os.path.join(path, name))
+                synchronise(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not (force and target.exists()):
+                os.rename(new, target)
+            elif not _exchange(new, target):
+                old.parent.mkdir()
+                os.rename(target, old)
+                try:
+                    os.rename(new, target)
+                except BaseException:
+                    os.rename(old, target)
+                    raise
+            synchronise(target.parent)
+
+
+def clear_killed(target: Path, beside: Path | None = None) -> None:
+    """Remove the hidden folders of killed writers of ``target``; what they had taken away goes back first."""
+    beside = target if beside is None else beside
+    name = re.compile(re.escape(_prefix(beside)) + "[0-9a-f]{12}")
+    for entry in os.listdir(beside.parent) if beside.parent.is_dir() else ():
+        folder = beside.parent / entry
+        if name.fullmatch(entry) and not folder.is_symlink():
+            handle, free = _flock(folder)
+            try:
+                if free:
+                    for old in folder.glob("old/*"):
+                        if not (target.parent / old.name).exists():
+                            os.rename(old, target.parent / old.name)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                if handle is not None:
+                    os.close(handle)
+
+
+@contextlib.contextmanager
+def _hidden_folder(beside: Path) -> Iterator[Path]:
+    """A hidden folder, locked for as long as this process lives and removed at the end."""
+    while True:
+        folder = beside.parent / f"{_prefix(beside)}{secrets.token_hex(6)}"
+        folder.mkdir()
+        handle, free = _flock(folder)
+        if free is not False and folder.exists():  # else another process took it for that of a killed one
+            break
+        if handle is not None:
+            os.close(handle)
+    try:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _prefix(beside: Path) -> str:
+    return f"{TEMPORARY}{hashlib.sha256(os.fsencode(beside.name)).hexdigest()[:12]}-"
+
+
+def _flock(folder: Path) -> tuple[int | None, bool | None]:
+    """(open handle, whether its lock was free and is now held); None for the latter where there are no locks."""
+    if fcntl is None:
+        return None, None
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None, False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return handle, True
+    except OSError as error:
+        return handle, False if error.errno in (errno.EAGAIN, errno.EACCES) else None
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step (renameat2(2), Linux); whether the system can."""
+    if sys.platform != "linux":
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    return call is not None and call(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -64,15 +64,15 @@ def data_fsdd(options) -> tuple[dict, str]:
 
 def transform(options) -> tuple[dict, str]:
     """Look at a sound in a representation, and hear what comes back: its ceiling, before any model."""
-    from spectrovae import audio
-    from spectrovae.evaluation import ceiling, report
+    from spectrovae import audio, files
+    from spectrovae.evaluation import ceiling
     from spectrovae.representations import blocks
 
     header = audio.info(options.file)
     sample_rate = options.sample_rate or header.sample_rate
     samples = audio.resampled_length(header.samples, header.sample_rate, sample_rate)
     representation = build_representation(options, sample_rate, max_db=options.max_db or 0.0)
-    report.check_output(options.out, force=options.force, mark=ceiling.RESULT)
+    files.check_output(options.out, force=options.force, mark=ceiling.RESULT)
 
     def waveform():
         return audio.stream(options.file, sample_rate)

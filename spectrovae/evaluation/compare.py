@@ -25,13 +25,9 @@ from spectrovae.evaluation.measure import ORIGINAL, absent, figures, measure
 from spectrovae.evaluation.metrics import ACTIVE_MARGIN_DB
 from spectrovae.evaluation.paired import paired_tests
 from spectrovae.evaluation.perturbations import perturb
-from spectrovae.evaluation.report import (
-    check_output,
-    new_folder,
-    wav_bytes,
-)
+from spectrovae.evaluation.report import wav_bytes
 from spectrovae.evaluation.systems import Group, Log, System
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 
 RESULT = "compare.json"
 CEILING = "ceiling"

@@ -15,17 +15,9 @@ from spectrovae.evaluation import systems
 from spectrovae.evaluation.judges import Judge
 from spectrovae.evaluation.leak import speaker_leak
 from spectrovae.evaluation.metrics import Figure, bootstrap
-from spectrovae.evaluation.report import (
-    MISSING,
-    Cell,
-    Report,
-    Row,
-    check_output,
-    new_folder,
-    wav_bytes,
-)
+from spectrovae.evaluation.report import MISSING, Cell, Report, Row, wav_bytes
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 
 RESULT = "conversion.json"
 SYSTEMS = {

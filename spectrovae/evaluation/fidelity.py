@@ -23,9 +23,9 @@ from spectrovae import __version__, losses, plots
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.players import wav_bytes
-from spectrovae.evaluation.report import Card, Cell, Report, Row, check_output, new_folder, sound_cards
+from spectrovae.evaluation.report import Card, Cell, Report, Row, sound_cards
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 from spectrovae.plots import DARK_INK, LIGHT_INK
 
 RESULT = "fidelity.json"

@@ -20,7 +20,7 @@ from keras import layers
 import spectrovae
 from spectrovae import audio, files, representations
 from spectrovae.errors import InputError
-from spectrovae.evaluation.report import new_folder
+from spectrovae.files import new_folder
 
 FORMAT_VERSION = 1
 RESULT = "judge.json"

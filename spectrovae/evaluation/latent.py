@@ -28,8 +28,7 @@ from spectrovae.evaluation.latent_space import (
     neighbour_accuracy,
     neighbour_r2,
 )
-from spectrovae.evaluation.report import check_output, new_folder
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 from spectrovae.pca import PrincipalComponents, principal_components
 
 RESULT = "latent.json"

@@ -19,8 +19,8 @@ from spectrovae import __version__
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.players import loudness, match_levels, wav_bytes
-from spectrovae.evaluation.report import Cell, Report, Row, asset, check_output, new_folder, signed_text
-from spectrovae.files import write_json
+from spectrovae.evaluation.report import Cell, Report, Row, asset, signed_text
+from spectrovae.files import check_output, new_folder, write_json
 
 RESULT = "listen.json"
 PAGE_BYTES = 50_000_000

@@ -8,7 +8,6 @@ each table as CSV and JSON, which are also files in the folder ``tables`` beside
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
 import dataclasses
 import html
@@ -17,9 +16,7 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -258,54 +255,6 @@ def sound_cards(sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], representa
         sound, gain = wav_bytes(player.waveform, sample_rate), f"gain {signed_text(player.gain_db)} dB"
         cards.append(Card(title, png(figure, dots_per_inch=130), alt, sound, caption=gain))
     return cards
-
-
-@contextlib.contextmanager
-def new_folder(out: str | os.PathLike, *, force: bool, mark: str) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out`` that takes its place when the block ends well, and is removed
-    when not.
-
-    Args:
-        out: the folder to make. An existing one is refused unless it is empty.
-        force: replace an existing folder, if it is an earlier result: one that holds ``mark``.
-        mark: name of the file by which an earlier result is known.
-
-    Raises:
-        InputError: ``out`` exists and may not be replaced, or cannot be written.
-    """
-    out = Path(out)
-    check_output(out, force=force, mark=mark)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}; choose a folder you can write to") from error
-    try:
-        result = temporary / "new"
-        result.mkdir()
-        yield result
-        if out.exists():
-            os.replace(out, temporary / "old")
-        os.replace(result, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> None:
-    """Raise InputError where ``new_folder`` would, so that a long computation is not begun in vain."""
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, and a folder is to be written there: choose another path")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not force:
-        raise InputError(
-            f"{out} exists and is not empty: choose another folder, or replace it with --force (force=True)"
-        )
-    if not (out / mark).is_file():
-        raise InputError(
-            f"{out} holds no {mark}, so it is not an earlier result and is not replaced: choose another folder"
-        )
 
 
 def number_text(value: float | None, digits: int = 2) -> str:

@@ -24,10 +24,10 @@ from spectrovae import __version__
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems, worst_case
 from spectrovae.evaluation.disturbed import Measured, courses_of
-from spectrovae.evaluation.report import check_output, new_folder, number_text
+from spectrovae.evaluation.report import number_text
 from spectrovae.evaluation.robustness_page import FIGURES, listen, page
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 
 RESULT = "robustness.json"
 

@@ -25,7 +25,6 @@ from spectrovae.codec import Codec, golden_waveforms
 from spectrovae.errors import InputError, ParityError
 from spectrovae.serving.deployment import checked_name
 from spectrovae.serving.endpoints import Tensors, latent_names
-from spectrovae.serving.staging import staged
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 TOLERANCE = 1e-3  # of the peak: the kernels are others'
@@ -83,8 +82,7 @@ def export_parts(
     wave = golden_waveforms(codec.segment_samples, codec.sample_rate)
     given: Tensors = {"features": codec.representation(wave).numpy()}
     parity = {}
-    with files.writing(path), staged(path.parent, target, force=force) as stage:
-        stage.mkdir()
+    with files.replacing_folder(path, force=force, beside=path.parent) as stage:
         for part, specs in ((encoder, [features]), (decoder, latents)):
             function = tf.function(part, input_signature=specs, autograph=False)
             expected = {key: value.numpy() for key, value in function(*map(tf.constant, given.values())).items()}

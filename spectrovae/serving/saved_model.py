@@ -19,7 +19,6 @@ from spectrovae.errors import InputError
 from spectrovae.serving.deployment import checked_name
 from spectrovae.serving.endpoints import Endpoint, endpoints, examples
 from spectrovae.serving.parity import check_parity
-from spectrovae.serving.staging import staged
 from spectrovae.serving.warmup import write_warmup
 from spectrovae.serving.weights import StoredWeights, error_db
 from spectrovae.streaming import Steps, can_stream
@@ -97,7 +96,7 @@ def export(
             raise InputError(
                 f"{target} exists; choose another version, leave the version out, or --force to replace it"
             )
-        with staged(home, str(version), force=force) as stage:
+        with files.replacing_folder(target, force=force, beside=home) as stage:
             description = codec.description() | {"name": name, "version": version}
             description |= {"labels": codec.info.get("labels", []), "weights": {"kind": weights}}
             description |= {"speakers": list(codec.speakers)} if codec.speakers else {}

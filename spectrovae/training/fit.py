@@ -220,18 +220,21 @@ def train(
 
     twin = float32_twin(trainer)
 
-    def current_codec(info: dict | None = None) -> Codec:
+    current = Codec(
+        representation,
+        twin.encoder,
+        twin.decoder,
+        family=config["family"],
+        prior=trainer.prior,
+        name=out.resolve().name,
+        segment_frames=trainer.feature_shape[1],
+    )
+
+    def save_model(logs: dict | None = None) -> None:
+        """Save the weights of now in the codec that all epochs share: one traces its functions once."""
         copy_weights(trainer, twin)
-        return Codec(
-            representation,
-            twin.encoder,
-            twin.decoder,
-            family=config["family"],
-            prior=trainer.prior,
-            name=out.resolve().name,
-            segment_frames=trainer.feature_shape[1],
-            info=info or {"epoch": run.epoch, "training_seconds": round(run.seconds, 3), "finished": False},
-        )
+        current.info = {"epoch": run.epoch, "training_seconds": round(run.seconds, 3), "finished": False}
+        current.save(out)
 
     log(_headline(trainer, recordings, options, config["precision"]))
     validation = examples_of("validation")
@@ -242,7 +245,7 @@ def train(
         LiveDiagnostics(trainer, recordings, representation, options.batch_size, options.seed),
         TensorBoardPictures(run.folder / "logs", first, representation),
         *([CleanValidation(spoken(batches("validation"), "validation"))] if corruption else []),
-        KeepRun(run, options.epochs, examples, patience, lambda logs: current_codec().save(out)),
+        KeepRun(run, options.epochs, examples, patience, save_model),
     ]
     start = Snapshot(trainer)
     try:
@@ -264,7 +267,7 @@ def train(
                 )
     except KeyboardInterrupt:
         if run.best is None:
-            current_codec().save(out)
+            save_model()
         log(f"stopped after epoch {run.epoch}: a usable model is at {out}; the same command continues")
         raise
     except Diverged as error:
@@ -283,7 +286,9 @@ def train(
     metrics = _evaluate(best, twin, validation)
     if corruption:
         metrics |= _evaluate(best, twin, spoken(batches("validation"), "validation"), "validation_clean")
-    best.info = {
+    # The twin has the best weights now. A prior that was learned of this very encoder stays.
+    current.learned_prior, current.learned = best.learned_prior, best.learned
+    current.info = {
         "finished": True,
         "epoch": run.best_epoch,
         "epochs": run.epoch,
@@ -297,16 +302,16 @@ def train(
     }
     for name in ("corrupt", "augment"):
         if getattr(options, name):
-            best.info[name] = getattr(options, name)
+            current.info[name] = getattr(options, name)
     if trainer.bits_per_example:
-        best.info["bits_per_example"] = trainer.bits_per_example
-    best.save(out)
+        current.info["bits_per_example"] = trainer.bits_per_example
+    current.save(out)
     examine.write(run.folder, report)
     run.finished = True
     run.save(trainer)
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in best.info["metrics"].items())
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in current.info["metrics"].items())
     log(f"best epoch {run.best_epoch} of {run.epoch}: {figures}\n\n{examine.report_text(report)}")
-    return best
+    return current
 
 
 def repeat(path: str | os.PathLike, out: str | os.PathLike, *, resume: bool = False, force: bool = False) -> Codec:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.judges import RESULT, TARGETS, Judge, build_network
-from spectrovae.evaluation.report import check_output
+from spectrovae.files import check_output
 from spectrovae.representations import LogMel
 from spectrovae.training.run import log
 

@@ -4,7 +4,7 @@ BUNDLE/run/
   config.json     all that repeats the run
   state.npz       weights, optimizer, noise generators and progress after the last whole epoch
   history.csv     one row an epoch
-  loss.png        the same as curves
+  loss.png        the same as curves, at the end and at most once a minute
   verdict.md      what the run came to, and what to change; diagnostics.json has all figures
   logs/           TensorBoard: scalars, spectrograms, audio
 """
@@ -29,6 +29,9 @@ from spectrovae.models.base import Trainer
 from spectrovae.training.divergence import Diverged
 
 UNITS = {"distance": "", "rmse_db": "dB", "kl": "nats", "reconstruction": "", "adversarial": "", "discriminator": ""}
+PICTURE_SECONDS = 60.0
+"""Least time between two drawings of the loss curves, each of which takes about a second; the last is always drawn."""
+PROGRESS = ("epoch", "best", "best_epoch", "waited", "seconds", "finished", "history")
 
 
 def log(message: str) -> None:
@@ -49,6 +52,7 @@ class Run:
         self.seconds = 0.0
         self.finished = False
         self.history: dict[str, list[float]] = {}
+        self._next_picture = time.monotonic() + PICTURE_SECONDS
 
     @property
     def state_file(self) -> Path:
@@ -61,7 +65,7 @@ class Run:
 
     def save(self, trainer: Trainer) -> None:
         """Write the state after a whole epoch, in one file that is replaced at once."""
-        progress = {key: value for key, value in vars(self).items() if key not in ("folder", "config")}
+        progress = {key: value for key, value in vars(self).items() if key in PROGRESS}
         variables = _variables(trainer)
         arrays: dict[str, Any] = {
             f"{kind}/{i}": np.asarray(v) for kind in variables for i, v in enumerate(variables[kind])
@@ -69,6 +73,9 @@ class Run:
         with files.replacing(self.state_file) as temporary:
             np.savez(temporary, progress=np.array(json.dumps(progress)), **arrays)
         self.write_history()
+        if time.monotonic() >= self._next_picture or self.finished:
+            plots.plot_loss_curves(self.history, self.folder / "loss.png")
+            self._next_picture = time.monotonic() + PICTURE_SECONDS
 
     def progress(self) -> dict:
         """How far the run on disk has come; empty before its first epoch is over.
@@ -105,13 +112,12 @@ class Run:
             self.history.setdefault(name, [float("nan")] * (self.epoch - 1)).append(float(value))
 
     def write_history(self) -> None:
-        """``history.csv`` and the picture of its curves."""
+        """``history.csv``."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["epoch", *self.history])
         writer.writerows([index + 1, *row] for index, row in enumerate(zip(*self.history.values())))
         files.write_text(self.folder / "history.csv", text.getvalue())
-        plots.plot_loss_curves(self.history, self.folder / "loss.png")
 
 
 def _variables(trainer: Trainer) -> dict[str, list]:
