@@ -14,7 +14,6 @@ BENCHMARKS = ROOT / "benchmarks"
 COMMANDS = {
     "features.py": "TONES --rounds 1",
     "mdct.py": "--rounds 1",
-    "phase.py": "--repeats 1 --clips 1 --seconds 0.5",
     "prior_quality.py": "PRIOR --data TONES --judge JUDGE -n 4 --guidance 1 2",
     "toys.py": "--sounds 2 --rounds 1",
     "waveform_quality.py": "WAVEFORM-VAE --data TONES --above 2000",
@@ -23,6 +22,7 @@ SLOW = {
     "compare.py": ["TONES --rounds 1", "TONES --full VAE UNET --judge JUDGE --times 1"],
     "features.py": ["--memory --minutes 1"],
     "hierarchy.py": ["toy:harmonic?size=20 --epochs 1 --preset tiny"],
+    "phase.py": ["--repeats 1 --clips 1 --seconds 0.5"],
     "priors.py": ["--repeats 1 --batch 1 --preset tiny"],
     "rave.py": ["--repeats 1 --versions v1 --threads 1 --blocks 5"],
     "serving.py": ["--clients 1 --rounds 1 --starts 1", "--mixed 40"],
