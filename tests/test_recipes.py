@@ -24,11 +24,11 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_recipes_that_take_models_run(run, trained, tones, tmp_path):
+def test_recipes_that_take_models_run(run, trained, tmp_path):
     """Those that train: tests/nightly/test_recipes_that_train.py, and fit_vae.py here."""
     vae, unet = trained("vae"), trained("unet")
-    assert "PCA-8" in run("compare.py", tones, tmp_path / "compare", vae, unet)
-    assert "gain" in run("evaluate_robustness.py", tones, tmp_path / "robustness", vae, unet)
+    assert "PCA-8" in run("compare.py", TOY, tmp_path / "compare", vae, unet)
+    assert "gain" in run("evaluate_robustness.py", TOY, tmp_path / "robustness", vae, unet)
     assert "(1, 8000) -> (1, 8000)" in run("export.py", vae, tmp_path / "served")
 
 
