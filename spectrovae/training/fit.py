@@ -228,6 +228,7 @@ def train(
         prior=trainer.prior,
         name=out.resolve().name,
         segment_frames=trainer.feature_shape[1],
+        data=recordings.provenance(),
     )
 
     def save_model(logs: dict | None = None) -> None:
