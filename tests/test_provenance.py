@@ -23,7 +23,7 @@ COMPARE = ["--samples", "0", "--limit", "3", "--resamples", "10"]
 
 
 def speak(folder, pattern="{digit}_{name}_{take}"):
-    """Three words of six speakers, four takes each, 0.1 s, named by the scheme of FSDD, which has a split of its own."""
+    """Three words of six speakers, four takes each, 0.1 s, named as FSDD names its files, which has its own split."""
     folder.mkdir(parents=True, exist_ok=True)
     time = np.arange(800) / 8000
     for place, name in enumerate(("ann", "bob", "cas", "dan", "eve", "fay")):

@@ -81,7 +81,7 @@ def _names(kind: str, names: dict[str, list[str | None]]) -> list[str]:
     if not counts:
         return [] if kind == "speaker" else ["no labels; --pattern, --labels or --label-from give some"]
     missing = sum(name is None for split in SPLITS for name in names[split])
-    shown = [f"{name} {count}" for name, count in counts.most_common(2 * SHOWN)]
+    shown = [f"{name} {count}" for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
     line = f"{_count(len(counts), kind)}: {_listed(shown, 2 * SHOWN)}" + (f"; none: {missing}" if missing else "")
     untrained = sorted(map(str, set(counts) - set(names["train"])))
     if untrained:
