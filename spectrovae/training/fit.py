@@ -288,7 +288,8 @@ def train(
     if corruption:
         metrics |= _evaluate(best, twin, spoken(batches("validation"), "validation"), "validation_clean")
     # The twin has the best weights now. A prior that was learned of this very encoder stays.
-    current.learned_prior, current.learned = best.learned_prior, best.learned
+    if best.learned_prior is not None:
+        current = current.replace(learned_prior=best.learned_prior, learned=best.learned)
     current.info = {
         "finished": True,
         "epoch": run.best_epoch,
