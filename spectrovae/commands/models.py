@@ -11,10 +11,11 @@ from spectrovae.commands.options import (
     counter,
     free_path,
     log,
+    naming,
     open_codec,
     open_recordings,
     plain,
-    recordings_of,
+    recordings_for,
     representation_for,
     unclipped,
 )
@@ -34,6 +35,7 @@ def fit(options) -> tuple[dict, str]:
                     f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
                 )
         recordings = open_recordings(options, [options.family])
+        log(recordings.describe())
         codec = training.fit(
             options.family,
             recordings,
@@ -52,13 +54,13 @@ def fit_judge(options) -> tuple[dict, str]:
     from spectrovae import training
     from spectrovae.data import Recordings
 
-    recordings = Recordings.open(
-        options.data, split=options.split_rule, pattern=options.pattern, progress=counter("scanned")
-    )
+    recordings = Recordings.open(options.data, split=options.split_rule, **naming(options), progress=counter("scanned"))
+    log(recordings.describe())
     judge = training.fit_judge(
         options.target, recordings, options.out, epochs=options.epochs, seed=options.seed, force=options.force
     )
-    return judge.info | {"judge": options.out}, f"{options.out}: {plain(judge.info['accuracy'])}"
+    figures = judge.info | {"judge": options.out, "data": judge.info["data"]["open"]}
+    return figures, f"{options.out}: {plain(judge.info['accuracy'])}"
 
 
 def fit_prior(options) -> tuple[dict, str]:
@@ -66,8 +68,10 @@ def fit_prior(options) -> tuple[dict, str]:
     from spectrovae import training
     from spectrovae.training.prior import figures_text
 
+    recordings = recordings_for(options, [open_codec(options.bundle, prior=False)])
+    log(recordings.describe())
     codec = training.fit_prior(
-        options.bundle, recordings_of(options, open_codec(options.bundle, prior=False)), options.kind,
+        options.bundle, recordings, options.kind,
         conditions=options.conditions, epochs=options.epochs, batch_size=options.batch_size,
         learning_rate=options.learning_rate, preset=options.preset, seed=options.seed, force=options.force,
     )  # fmt: skip
@@ -94,6 +98,7 @@ def study(options) -> tuple[dict, str]:
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")
     recordings = open_recordings(options, options.families)
+    log(recordings.describe())
     trials = []
     for family in options.families:
         for text in values.split(",") if values else [""]:
@@ -159,6 +164,6 @@ def diagnose(options) -> tuple[dict, str]:
     from spectrovae.training import examine
 
     codec = open_codec(options.bundle)
-    recordings = recordings_of(options, codec)
+    recordings = recordings_for(options, [codec])
     report = examine.examine_bundle(Path(options.bundle), recordings, codec, options.split)
     return examine.plain(report), examine.report_text(report)

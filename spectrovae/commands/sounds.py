@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import spectrovae
-from spectrovae.commands.options import build_representation, counter, free_path, log, plain
+from spectrovae.commands.options import build_representation, counter, free_path, log, naming, plain
 
 
 def doctor(options) -> tuple[dict, str]:
@@ -50,7 +50,7 @@ def data_scan(options) -> tuple[dict, str]:
     """Account for every file of a folder, and show the splits."""
     from spectrovae.data import scan
 
-    manifest = scan(options.data, pattern=options.pattern, progress=counter("scanned"))
+    manifest = scan(options.data, **naming(options), progress=counter("scanned"))
     splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
     result = manifest.summary() | {"splits": splits}
     if options.out:

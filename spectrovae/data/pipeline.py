@@ -20,7 +20,7 @@ from spectrovae import audio
 from spectrovae.data import decode, provenance, toy
 from spectrovae.data.describe import describe
 from spectrovae.data.manifest import Manifest, Progress
-from spectrovae.data.scan import scan
+from spectrovae.data.scan import manifest_of
 from spectrovae.data.sources import Example, FileSource, ToySource
 from spectrovae.data.splits import SPLITS
 from spectrovae.errors import InputError, within_graphs
@@ -114,7 +114,7 @@ class Recordings:
             made = ToySource(toy.open_toy(source, sample_rate, samples, duration))
             config = {"source": source, "sample_rate": made.sample_rate, "samples": made.samples}
             return cls(made, cache_bytes, config)
-        manifest = _manifest(source, pattern, labels, label_from, progress)
+        manifest = manifest_of(source, pattern, labels, label_from, progress)
         rates = Counter(int(record.sample_rate or 0) for record in manifest.accepted)
         rate = sample_rate or max(rates, key=lambda rate: (rates[rate], rate))
         samples = audio.example_length(rate, samples, duration)
@@ -265,8 +265,8 @@ class Recordings:
 
     def places(self, split: str, speakers: Sequence[str]) -> np.ndarray:
         """The place of each example's speaker among ``speakers``, their number for anybody else: int32 (examples,)."""
-        place = {name: index for index, name in enumerate(speakers)}
-        return np.array([place.get(str(example.speaker), len(place)) for example in self.examples(split)], np.int32)
+        place: dict[str | None, int] = {name: index for index, name in enumerate(speakers)}
+        return np.array([place.get(example.speaker, len(place)) for example in self.examples(split)], np.int32)
 
     def spoken(
         self,
@@ -355,23 +355,6 @@ class Recordings:
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
         return self._keep(key, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
-
-
-def _manifest(
-    source: str | os.PathLike | Manifest,
-    pattern: str | None,
-    labels: str | os.PathLike | None,
-    label_from: int | None,
-    progress: Progress | None,
-) -> Manifest:
-    path = Path() if isinstance(source, Manifest) else Path(source)
-    if path.is_file() and path.suffix.lower() in audio.SUFFIXES:
-        raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
-    if not isinstance(source, Manifest) and not path.is_file():
-        return scan(path, pattern=pattern, labels=labels, label_from=label_from, progress=progress)
-    manifest = source if isinstance(source, Manifest) else Manifest.read(path)
-    other = labels is not None or label_from is not None or (pattern or manifest.pattern) != manifest.pattern
-    return manifest.named(pattern, labels, label_from) if other else manifest
 
 
 def _known(split: str) -> str:

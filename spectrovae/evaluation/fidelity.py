@@ -119,6 +119,7 @@ def fidelity(
     if not fidelities or not all(0.0 < value <= 1.0 for value in fidelities):
         raise InputError(f"fidelities must be above 0 and at most 1, received {list(fidelities)}")
     check_output(out, force=force, mark=RESULT)
+    data = systems.data_of(recordings, split, [codec], log=log)
     dimensions = codec.latent_shapes[0][-1]
     encoded = [codec.encode(np.asarray(batch)) for batch in recordings.waveforms("train", batch_size)]
     directions = Directions.fit(np.concatenate([z.reshape(-1, dimensions) for z in encoded]))
@@ -152,8 +153,8 @@ def fidelity(
             {"directions": count, "fidelity": float(directions.fidelity[count - 1]), "cut": cut, "drawn": drawn}
         )
     result = {
-        "spectrovae": __version__, "name": codec.name, "family": codec.family, "split": split, "clips": done,
-        "seed": seed, "dimensions": dimensions, "needed": needed, "rows": rows,
+        "spectrovae": __version__, "data": data, "name": codec.name, "family": codec.family, "split": split,
+        "clips": done, "seed": seed, "dimensions": dimensions, "needed": needed, "rows": rows,
         "curve": [float(value) for value in directions.fidelity],
     }  # fmt: skip
     with new_folder(out, force=force, mark=RESULT) as folder:
@@ -185,6 +186,7 @@ def _page(result: Mapping[str, Any], heard: Mapping[int, list], codec: Any) -> R
     report = Report(
         f"Fidelity of {result['name']}",
         f"{result['dimensions']} dimensions; {result['clips']} clips of the {result['split']} split.",
+        result["data"],
     )
     report.table("Directions needed", ("fidelity", "directions"), [
         Row([Cell(value), Cell(str(count), order=count)]) for value, count in result["needed"].items()

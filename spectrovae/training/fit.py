@@ -228,6 +228,7 @@ def train(
         prior=trainer.prior,
         name=out.resolve().name,
         segment_frames=trainer.feature_shape[1],
+        data=recordings.provenance(),
     )
 
     def save_model(logs: dict | None = None) -> None:
@@ -287,7 +288,8 @@ def train(
     if corruption:
         metrics |= _evaluate(best, twin, spoken(batches("validation"), "validation"), "validation_clean")
     # The twin has the best weights now. A prior that was learned of this very encoder stays.
-    current.learned_prior, current.learned = best.learned_prior, best.learned
+    if best.learned_prior is not None:
+        current = current.replace(learned_prior=best.learned_prior, learned=best.learned)
     current.info = {
         "finished": True,
         "epoch": run.best_epoch,

@@ -99,7 +99,7 @@ def fit_judge(
         "clips": {split: len(places) for split, places in truth.items()},
         "epochs": epochs,
         "seed": seed,
-        "data": recordings.get_config(),
+        "data": recordings.provenance(),
         "training_seconds": time.monotonic() - started,
     }
     judge.save(out, force=force)

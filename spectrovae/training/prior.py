@@ -15,6 +15,7 @@ from spectrovae.bundle import read_description, weights_digest
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
+from spectrovae.evaluation.systems import data_of
 from spectrovae.models.priors import Prior
 from spectrovae.training.mixture import fit_mixture, mean_nll
 from spectrovae.training.run import log
@@ -80,6 +81,8 @@ def fit_prior(
     started = time.monotonic()
     keras.utils.set_random_seed(seed)
     names = _condition_names(recordings, conditions)
+    held = "test" if recordings.examples("test") else "validation"
+    about = data_of(recordings, held, [codec], log=log)
     data = {split: _encoded(codec, recordings, split, names) for split in SPLITS if recordings.examples(split)}
     for split in ("train", "validation"):
         if split not in data:
@@ -110,7 +113,10 @@ def fit_prior(
         "figures": figures,
         "encoder": weights_digest(codec.encoder),
     }
-    fitted = codec.replace(learned_prior=prior, learned=learned)
+    memory = {name: value for name, value in (codec.data or {}).items() if name != "prior"}
+    if memory.get("fingerprint") != recordings.fingerprint:
+        memory["prior"] = recordings.provenance()
+    fitted = codec.replace(learned_prior=prior, learned=learned | {"data": about}, data=memory)
     fitted.save(bundle)
     return fitted
 
