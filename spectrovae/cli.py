@@ -13,7 +13,7 @@ from typing import Any
 
 import spectrovae
 from spectrovae import commands
-from spectrovae.errors import InputError, ParityError, ServerError, StorageError
+from spectrovae.errors import InputError, ParityError, ServerError, StorageError, TrainingError
 from spectrovae.serving.deployment import IMAGE
 
 # models.FAMILIES, known without importing Keras
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result, text = options.run(options)
-    except (InputError, ParityError, ServerError, StorageError) as error:
+    except (InputError, ParityError, ServerError, StorageError, TrainingError) as error:
         print(f"spectrovae: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
@@ -48,10 +48,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose result also has ``given``, the names of the options on the command line."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        options, rest = super().parse_known_args(args, namespace)
+        defaults = {action: action.default for action in self._actions}
+        try:
+            for action in defaults:
+                action.default = argparse.SUPPRESS
+            given, _ = super().parse_known_args(args, argparse.Namespace())
+        finally:
+            for action, default in defaults.items():
+                action.default = default
+        options.given = frozenset(vars(given)) - frozenset(self._defaults)
+        return options, rest
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spectrovae", description="Model sound through spectrograms with Keras.")
     parser.add_argument("--version", action="version", version=f"spectrovae {spectrovae.__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, run: Callable, parent=subparsers) -> argparse.ArgumentParser:
         sub = parent.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -207,6 +224,8 @@ def _parser() -> argparse.ArgumentParser:
         text = "rave: epochs before the adversary joins; two thirds by default"
         sub.add_argument("--adversarial-from", type=int, metavar="EPOCHS", help=text)
         sub.add_argument("--precision", default="auto", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
+        text = "time between states saved within an epoch, as 10m, 30s; 0 saves at the end of each epoch only (10m)"
+        sub.add_argument("--checkpoint-every", default="10m", metavar="MINUTES", help=text)
 
     def fit_option(name: str, text: str) -> Any:
         """The value of an option of fit that is given as text."""
@@ -244,11 +263,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("family", nargs="?", choices=FAMILIES.split(", "))
     data_options(sub, required=False)
     sub.add_argument("--out", required=True, help="folder of the bundle")
-    sub.add_argument("--config", help="run/config.json of a run to repeat, in place of the other options")
+    sub.add_argument(
+        "--config", help="run/config.json of a run to repeat; --data and options of training may be changed"
+    )
     fit_options(sub)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--resume", action="store_true", help="go on with a finished run, with more --epochs")
-    sub.add_argument("--force", action="store_true", help="start over where a bundle is")
+    sub.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a finished run, with more --epochs, or one that stopped improving",
+    )
+    sub.add_argument(
+        "--force", action="store_true", help="start over where a bundle is, which stays until the first epoch is over"
+    )
 
     sub = command("study", commands.study)
     sub.add_argument("families", nargs="+", metavar="FAMILY", help=FAMILIES)

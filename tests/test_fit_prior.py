@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from families import SPECTROGRAM_FAMILIES
+from interrupts import interrupted
 from keras import ops
 from tones import write_tones
 
@@ -313,3 +314,23 @@ def test_export_draws_as_keras_does(fitted, tmp_path):
             np.testing.assert_allclose(drawn([8], [3]), both[1:], atol=1e-5)
             np.testing.assert_array_equal(drawn([7, 8], [0, 99]), both)  # beyond the last is none given, too
             assert not np.array_equal(drawn([9], [3]), both[1:])
+
+
+def test_an_interrupted_prior_continues_exactly(bundles, recordings, tmp_path, monkeypatch):
+    paths = {name: shutil.copytree(bundles["autoencoder"], tmp_path / name) for name in ("parts", "full")}
+
+    def fit(name):
+        return fit_prior(paths[name], recordings, "flow", preset="tiny", epochs=2)
+
+    before = (paths["parts"] / "codec.json").read_bytes()
+    with monkeypatch.context() as patch:
+        interrupted(patch, epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit("parts")
+    assert (paths["parts"] / "codec.json").read_bytes() == before
+    assert (paths["parts"] / "run-prior" / "state.npz").is_file()
+    parts, full = fit("parts"), fit("full")
+    assert not (paths["parts"] / "run-prior").exists()
+    for a, b in zip(parts.learned_prior.get_weights(), full.learned_prior.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert parts.learned["figures"] == full.learned["figures"]

@@ -9,9 +9,9 @@ from interrupts import history, interrupted
 
 from spectrovae import training
 from spectrovae.codec import Codec
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, TrainingError
 from spectrovae.representations import LogSTFT
-from spectrovae.training.run import KeepRun
+from spectrovae.training.callbacks import KeepRun
 
 TOY = "toy:harmonic?size=60"
 
@@ -79,7 +79,7 @@ def test_a_diverging_run_says_so_and_keeps_the_model_before(recordings, represen
         original(self, epoch, {**logs, "loss": float("nan")} if epoch == 1 else logs)
 
     monkeypatch.setattr(KeepRun, "on_epoch_end", scripted)
-    with pytest.raises(InputError, match="diverged in epoch 2.*learning-rate"):
+    with pytest.raises(TrainingError, match="diverged in epoch 2.*learning-rate"):
         fit(recordings, representation, tmp_path / "run")
     assert Codec.load(tmp_path / "run", verify=True).info["epoch"] == 1
 
@@ -174,7 +174,7 @@ def test_a_damaged_state_is_named(recordings, representation, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, received 0"),
+        ({"epochs": 0}, "epochs must be at least 1 and below 2\\^31, received 0"),
         ({"learning_rate": -1.0}, "learning_rate must lie between 0 and 1"),
         ({"precision": "float8"}, "precision must be one of"),
     ],

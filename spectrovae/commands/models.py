@@ -24,28 +24,39 @@ from spectrovae.errors import InputError
 
 def fit(options) -> tuple[dict, str]:
     """Train a model; the same command again continues where it was stopped."""
+    import dataclasses
+
     from spectrovae import training
 
-    if options.config:
-        codec = training.repeat(options.config, options.out, resume=options.resume, force=options.force)
-    else:
-        for name in ("family", "data"):
-            if getattr(options, name) is None:
-                raise InputError(
-                    f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
-                )
-        recordings = open_recordings(options, [options.family])
-        log(recordings.describe())
-        codec = training.fit(
-            options.family,
-            recordings,
-            representation_for(options, recordings),
-            options.out,
-            chosen_fit_options(options),
-            resume=options.resume,
-            force=options.force,
-            **chosen_model_options(options),
-        )
+    with training.reserved(options.out):
+        if options.config:
+            training_options = {field.name for field in dataclasses.fields(training.FitOptions)}
+            settled = options.given - training_options - {"config", "data", "out", "resume", "force", "json"}
+            if settled:
+                names = ", ".join(sorted("--" + name.replace("_", "-") for name in settled))
+                raise InputError(f"--config repeats a run as it was, so {names} cannot be given beside it")
+            changes = {name: getattr(options, name) for name in options.given & training_options}
+            codec = training.repeat(
+                options.config, options.out, data=options.data, resume=options.resume, force=options.force, **changes
+            )
+        else:
+            for name in ("family", "data"):
+                if getattr(options, name) is None:
+                    raise InputError(
+                        f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
+                    )
+            recordings = open_recordings(options, [options.family])
+            log(recordings.describe())
+            codec = training.fit(
+                options.family,
+                recordings,
+                representation_for(options, recordings),
+                options.out,
+                chosen_fit_options(options),
+                resume=options.resume,
+                force=options.force,
+                **chosen_model_options(options),
+            )
     return codec.info | {"bundle": options.out}, f"{options.out}: {plain(codec.info['metrics'])}"
 
 
@@ -66,7 +77,7 @@ def fit_judge(options) -> tuple[dict, str]:
 def fit_prior(options) -> tuple[dict, str]:
     """Learn a prior of a model's latents and keep it in the bundle, for generate to draw from."""
     from spectrovae import training
-    from spectrovae.training.prior import figures_text
+    from spectrovae.training.prior import REJECTED, result_text
 
     recordings = recordings_for(options, [open_codec(options.bundle, prior=False)])
     log(recordings.describe())
@@ -75,7 +86,9 @@ def fit_prior(options) -> tuple[dict, str]:
         conditions=options.conditions, epochs=options.epochs, batch_size=options.batch_size,
         learning_rate=options.learning_rate, preset=options.preset, seed=options.seed, force=options.force,
     )  # fmt: skip
-    return codec.learned | {"bundle": options.bundle}, f"{options.bundle}\n{figures_text(codec.learned)}"
+    rejected = codec.info.get(REJECTED)
+    result = (rejected or codec.learned) | {"kept": rejected is None, "bundle": options.bundle}
+    return result, f"{options.bundle}\n{result_text(codec)}"
 
 
 def study(options) -> tuple[dict, str]:
