@@ -222,7 +222,7 @@ def trials(
             options=training.FitOptions(
                 epochs=options.epochs, patience=patience, learning_rate=learning_rate, batch_size=batch_size, seed=seed
             ),
-            preset=options.preset, **model,
+            preset=options.preset, reuse=True, **model,
         ))
         for seed in options.seeds
     ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spectrovae.evaluation import systems
 from spectrovae.evaluation.judges import Judge
 from spectrovae.evaluation.memorisation import memorisation, nearest
 from spectrovae.evaluation.mmd import squared_mmd
@@ -45,20 +46,21 @@ def examine_draws(
     asked = dict(asked or {})
     samples: list[dict[str, Any]] = [{"asked": asked, "judges": {}, "nearest": {}} for _ in sounds]
     rows = []
-    for judge in judges:
+    named = dict(zip(systems.unique_stems([judge.name for judge in judges]), judges))
+    for name, judge in named.items():
         answers, _ = judge.hear(sounds, codec.sample_rate)
         wanted = asked.get(judge.target)
         right = [judge.labels[place] == wanted for place in answers] if wanted is not None else None
         for index, (sample, place) in enumerate(zip(samples, answers)):
             answer = {"target": judge.target, "answer": judge.labels[place]}
-            sample["judges"][judge.name] = answer | ({"right": bool(right[index])} if right else {})
+            sample["judges"][name] = answer | ({"right": bool(right[index])} if right else {})
         accuracy = judge.info.get("accuracy", {}).get("test")
-        own = {"judge": judge.name, "target": judge.target, "asked": wanted, "real_accuracy": accuracy}
+        own = {"judge": name, "target": judge.target, "asked": wanted, "real_accuracy": accuracy}
         rows.append(own | {"right": float(np.mean(right)) if right else None, "answers": _counts(judge, answers)})
     spaces: list[dict[str, Any]] = []
     if recordings is not None:
-        for judge in judges:
-            spaces.append(_space(judge.name, _hidden(judge, codec), sounds, recordings, samples, unit="", mmd=True))
+        for name, judge in named.items():
+            spaces.append(_space(name, _hidden(judge, codec), sounds, recordings, samples, unit="", mmd=True))
         if not judges:
             spaces.append(_space("spectrogram", _levels(codec), sounds, recordings, samples, unit="dB", mmd=False))
     return {"samples": samples, "judges": rows, "spaces": spaces}

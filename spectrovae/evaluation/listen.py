@@ -108,7 +108,7 @@ def _sounds(
     codecs: Sequence[Any], recordings: Any, split: str, indices: Sequence[int], ceiling: bool, log: systems.Log
 ) -> tuple[list[str], dict[int, dict[str, np.ndarray]]]:
     """Names of the systems, the original first, and by clip the waveform (samples,) of each."""
-    taken: set[str] = {"original"}
+    taken: set[str] = set(systems.RESERVED)
     makers = {systems.unique_name(codec.name, taken): codec.reconstruct for codec in codecs}
     if ceiling:
         for codec in {systems.label(codec.representation): codec for codec in codecs}.values():

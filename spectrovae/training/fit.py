@@ -87,6 +87,7 @@ def fit(
     warmup_epochs: float | None = None,
     resume: bool = False,
     force: bool = False,
+    reuse: bool = False,
     **model_options,
 ) -> Codec:
     """Build a family's model for these recordings and train it: what ``spectrovae fit`` runs.
@@ -120,7 +121,7 @@ def fit(
             seed=options.seed,
             **model_options,
         )
-    return train(trainer, representation, recordings, out, options, resume=resume, force=force)
+    return train(trainer, representation, recordings, out, options, resume=resume, force=force, reuse=reuse)
 
 
 def train(
@@ -132,6 +133,7 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
+    reuse: bool = False,
 ) -> Codec:
     """Train a model and keep it as a bundle at ``out``.
 
@@ -146,6 +148,7 @@ def train(
         out: the bundle's folder.
         options: how to train.
         resume: continue a finished run too, with more ``epochs``.
+        reuse: return the model of a finished run of the same configuration, instead of refusing it.
         force: start over where a bundle is; the one there stays until the new one is better than nothing.
 
     Returns:
@@ -163,7 +166,7 @@ def train(
         augmentation = augment.Augmentation(augment.parse(options.augment), representation.sample_rate, options.seed)
     config = run_config(trainer, representation, recordings, options)
     run = Run(out, config)
-    _check_out(out, config, resume=resume, force=force)
+    _check_out(out, config, resume=resume, force=force, reuse=reuse)
     if force and run.folder.exists():
         shutil.rmtree(run.folder)
 
@@ -357,7 +360,7 @@ def run_config(trainer, representation, recordings, options: FitOptions) -> dict
     return json.loads(json.dumps(config))
 
 
-def _check_out(out: Path, config: dict, *, resume: bool, force: bool) -> None:
+def _check_out(out: Path, config: dict, *, resume: bool, force: bool, reuse: bool) -> None:
     """Continue the same run, refuse to touch anything else, unless forced; never mix with files of another kind."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; choose a folder for the bundle")
@@ -382,7 +385,7 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool) -> None:
             f"{out} holds a run with other settings ({names}); give the same ones to continue it, choose another "
             "folder, or --force to start over"
         )
-    if not resume and Run(out, config).progress().get("finished", False):
+    if not (resume or reuse) and Run(out, config).progress().get("finished", False):
         raise InputError(
             f"{out} is finished; --force starts over, --resume with more --epochs goes on, or choose another folder"
         )
