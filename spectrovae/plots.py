@@ -45,7 +45,7 @@ class Curve:
 def text(name: str) -> str:
     """A name as matplotlib is to draw it: dollars begin no formula, and an underscore at its start hides no entry."""
     name = name.replace("$", r"\$")
-    return f" {name}" if name.startswith("_") else name
+    return f" {name}" if not name or name.startswith("_") else name
 
 
 def spectrogram_figure(

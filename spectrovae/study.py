@@ -26,10 +26,9 @@ from spectrovae.evaluation.baselines import Identity, fit_baselines
 from spectrovae.evaluation.metrics import Errors, deviation
 from spectrovae.evaluation.rate import TOLERANCE, gaussian_bound, rate_distortion
 from spectrovae.evaluation.report import MISSING, Card, Cell, Report, Row, count_text, duration_text, number_text
-from spectrovae.evaluation.systems import System
+from spectrovae.evaluation.systems import System, plain
 from spectrovae.files import write_json, write_text
 from spectrovae.pca import MAX_CLIPS, principal_components
-from spectrovae.training.examine import plain
 
 RESULT = "study.json"
 BASELINES = (8, 16, 32, 64, 128)

@@ -100,8 +100,8 @@ def study(options) -> tuple[dict, str]:
     }  # fmt: skip
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")
-    separator = ";" if ";" in values else None if name in LISTS else ","
-    varied = [text.strip() for text in values.split(separator) if text.strip()] if separator else [values]
+    separator = "," if ";" not in values and name not in LISTS else ";"
+    varied = [text.strip() for text in values.split(separator) if text.strip()] or [""]
     recordings = open_recordings(options, options.families)
     trials = []
     for family in options.families:

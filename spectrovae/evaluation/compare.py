@@ -142,6 +142,8 @@ def compare(
         "rows": rows,
         "tests": _tests(tested, speakers, options),
     }
+    result = systems.plain(result)
+    rows = result["rows"]
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         write_text(folder / "compare.csv", systems.csv_text(rows))

@@ -224,4 +224,5 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
     texts.append((duration_text(row["training_seconds"]), "", row["training_seconds"]))
     texts.append((count_text(row["clips_per_second"]), "", row["clips_per_second"]))
     texts.append((number_text(row["kl_nats"], 1), "", row["kl_nats"]))
-    return [Cell(row["name"]), *measured, *(Cell(*text) for text in texts)]
+    note = f"{row['not_finite']} clips not finite" if row["not_finite"] else ""
+    return [Cell(row["name"], note), *measured, *(Cell(*text) for text in texts)]

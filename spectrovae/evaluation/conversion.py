@@ -114,6 +114,8 @@ def convert_all(
         "rows": rows,
         "pairs": pairs,
     }  # fmt: skip
+    result = systems.plain(result)
+    rows, pairs = result["rows"], result["pairs"]
     names = systems.clip_names(recordings, split, heard)
     sounds = _sounds(codec, convert, recordings, split, heard)
     titles = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.judges import Judge
 from spectrovae.evaluation.memorisation import memorisation, nearest
@@ -88,6 +89,8 @@ def _space(name, features, sounds, recordings, samples, *, unit: str, mmd: bool)
     def batches(split):
         return (features(np.asarray(batch)) for batch in recordings.waveforms(split, 64))
 
+    if not recordings.examples("test"):
+        raise InputError("the test split has no clip to compare with: give more recordings, or leave out --data")
     drawn = features(sounds[:, : recordings.samples])
     test = np.concatenate(list(batches("test")))
     distances, places = nearest(np.concatenate([drawn, test]), batches("train"))

@@ -91,6 +91,7 @@ def listen(
             for clip, players in matched.items()
         ],
     }
+    result = systems.plain(result)
     wavs = [[wav_bytes(player.waveform, recordings.sample_rate) for player in players] for players in matched.values()]
     size = sum(len(wav) for row in wavs for wav in row) * 4 // 3
     if size > PAGE_BYTES:

@@ -34,7 +34,8 @@ def squared_mmd(
     consistent (Arcones and Gine, 1992). Here the two parts of its Hoeffding decomposition, h(i, j) - U = a_i + a_j +
     b_ij, are drawn by random signs e: 2 sum(e_i a_i) / n + sum(e_i e_j b_ij) / (n (n - 1)). At 0 the second is the wild
     bootstrap of a degenerate U-statistic, and what is left of the first, an estimate of nothing, makes the interval
-    somewhat too wide; far from 0 the first is the normal interval. The interval is U less these draws' quantiles.
+    somewhat too wide; far from 0 the first is the normal interval. The interval reaches as far to either side as
+    these draws do.
 
     Args:
         originals, estimates: (clips, d), row by row of the same clip, of about unit variance.
@@ -75,8 +76,8 @@ def squared_mmd(
             e = signs[:, own_groups]
             total += e @ linear + np.einsum("ij,ij->i", e @ quadratic, e, dtype=np.float64)
         drawn.append(total)
-    low, high = np.percentile(np.concatenate(drawn), [50.0 * (1.0 - confidence), 50.0 * (1.0 + confidence)])
-    return Estimate(value, value - float(high), value - float(low))
+    reach = float(np.percentile(np.abs(np.concatenate(drawn)), 100.0 * confidence))
+    return Estimate(value, value - reach, value + reach)
 
 
 def _decomposed(h: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import re
 import sys
 import time
@@ -207,7 +208,7 @@ def file_stem(name: str) -> str:
     composed = unicodedata.normalize("NFC", name)
     plain = "".join(x if x.isalnum() or x in ".-" or unicodedata.category(x)[0] == "M" else "_" for x in composed)
     plain = re.sub("_+", "_", plain).encode()[:STEM_BYTES].decode(errors="ignore").strip("._") or "unnamed"
-    return f"{plain}_" if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain) else plain
+    return f"_{plain}" if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain) else plain
 
 
 def to_stderr(message: str) -> None:
@@ -222,7 +223,9 @@ def csv_text(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> st
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = names or list(rows[0])
+    names = names or list(rows[0] if rows else ())
+    if not names:
+        return ""
     writer.writerow(map(_cell, names))
     writer.writerows([_cell(row[name]) for name in names] for row in rows)
     return writable(buffer.getvalue())
@@ -235,6 +238,17 @@ def writable(text: str) -> str:
 
 def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def plain(value: Any) -> Any:
+    """A result for JSON: numbers of NumPy as Python's, None for what is not finite."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def estimate_fields(name: str, estimate: Any) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose, sigma
 from spectrovae.evaluation.leak import speaker_leak
+from spectrovae.evaluation.systems import plain
 from spectrovae.pca import principal_components
 from spectrovae.representations import Waveform
 from spectrovae.training.adversarial_verdict import judge_adversary, split_stages
@@ -127,17 +128,6 @@ def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
     if "speaker_leak" in report:
         figures |= {f"speaker_leak_{name}": report["speaker_leak"][name] for name in ("accuracy", "chance")}
     return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-
-
-def plain(value: Any) -> Any:
-    """A report for JSON: numbers of NumPy as Python's, None for what is not finite."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
