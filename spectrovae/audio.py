@@ -23,7 +23,14 @@ import soxr
 from spectrovae.errors import InputError
 from spectrovae.files import replacing
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+SUFFIXES = (
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".bw64",
+    ".caf", ".au", ".snd",
+)  # fmt: skip
+"""Endings of recordings that a scan takes up."""
+WRITABLE = (".wav", ".flac", ".ogg", ".mp3")
+RATES = (1000, 768_000)
+"""Lowest and highest sample rate of a recording, Hz."""
 BLOCK = 1 << 18  # samples read at a time
 _UNSTATED = 0xFFFFFFFF  # in place of the length of a wav that was written to a pipe
 _SEEKABLE = ("WAV", "WAVEX", "FLAC")
@@ -246,8 +253,8 @@ def write_scaled(path: Path, waveform: Iterable[np.ndarray], peak: float, sample
 
 def check_suffix(path: Path) -> None:
     """Refuse a name that no format goes by."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in WRITABLE:
+        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(WRITABLE)}")
 
 
 def resample(waveform: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:

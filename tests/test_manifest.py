@@ -12,7 +12,9 @@ import pytest
 import soundfile
 
 from spectrovae.data import manifest as manifests
-from spectrovae.data.manifest import Manifest, Record, scan, split_by_hash
+from spectrovae.data.manifest import Manifest, Record
+from spectrovae.data.scan import scan
+from spectrovae.data.splits import split_by_hash
 from spectrovae.errors import InputError
 
 
@@ -146,12 +148,12 @@ def write(found, path):
 def test_damaged_or_newer_manifests_are_refused(tmp_path, mixed):
     path = write(scan(mixed), tmp_path / "m.jsonl")
     content = path.read_text()
-    for damaged in (content[:-40], "", "[]\n", '{"format": "other"}\n', "\x00\x01"):
+    for damaged in (content[:-40], "{" + content, "", "[]\n", '{"format": "other"}\n', "\x00\x01"):
         path.write_text(damaged)
         with pytest.raises(InputError, match="not a manifest, or is damaged"):
             Manifest.read(path)
-    path.write_text(content.replace('"version": 1', '"version": 99', 1))
-    with pytest.raises(InputError, match="version 99; this spectrovae reads up to 1"):
+    path.write_text(content.replace('"version": 2', '"version": 99', 1))
+    with pytest.raises(InputError, match="version 99; this spectrovae reads up to 2"):
         Manifest.read(path)
     with pytest.raises(InputError, match="cannot read"):
         Manifest.read(tmp_path / "absent.jsonl")

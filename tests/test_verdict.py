@@ -91,13 +91,6 @@ def test_a_run_stopped_early_asks_for_more_epochs(recordings, representation):
     assert "still_improving" not in found
 
 
-@pytest.mark.slow
-def test_a_run_left_long_enough_has_converged(recordings, representation):
-    found = run(vae(recordings, representation, latent_dim=2), recordings, representation, 400)
-    assert "converged" in found
-    assert not {"still_improving", "diverged", "collapsed"} & set(found)
-
-
 def test_a_run_away_learning_rate_that_stays_finite(recordings, representation):
     found = run(vae(recordings, representation), recordings, representation, 4, learning_rate=0.9)
     assert "learning-rate" in found["diverged"]["change"]
