@@ -280,7 +280,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("study", commands.study)
     sub.add_argument("families", nargs="+", metavar="FAMILY", help=FAMILIES)
     data_options(sub)
-    sub.add_argument("--vary", metavar="NAME=A,B,...", help="an option of fit, as beta=0.5,1,2; of one family")
+    text = "an option of fit, as beta=0.5,1,2, or with semicolons where a value has commas, as 'levels=8,6,5;4,4'"
+    sub.add_argument("--vary", metavar="NAME=A,B,...", help=text + "; of one family")
     sub.add_argument("--seeds", type=_whole, default=(0,), help="as 0,1,2")
     sub.add_argument("--measure", default="test", choices=("train", "validation", "test"), help="the split measured")
     sub.add_argument("--out", required=True, help="folder; a study that was stopped continues there")
