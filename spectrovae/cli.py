@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def representation_options(sub: argparse.ArgumentParser, peak: str) -> None:
         group = sub.add_argument_group("representation")
-        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum, subbands, chunks; by default log-stft, or the one a family needs"
+        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum, subbands, chunks; log-stft or the family's"
         group.add_argument("--representation", metavar="NAME", help=names)
         group.add_argument("--normalisation", default="range", choices=("range", "per_bin", "per_example"))
         group.add_argument("--max-db", type=float, help=f"top of the range in dB; {peak} by default")
@@ -479,13 +479,17 @@ def _parser() -> argparse.ArgumentParser:
         " answered."
     )
     sub.add_argument("folder", metavar="DIR", help="where export wrote DIR/NAME/VERSION/; models.config is heeded")
-    sub.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
+    sub.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all, without authentication (127.0.0.1)"
+    )
     sub.add_argument("--rest-port", type=int, default=8501, help="0 for any free one, which is then printed (8501)")
     sub.add_argument("--grpc-port", type=int, default=8500, help="0 for any free one, which is then printed (8500)")
     sub.add_argument("--stand-in", action="store_true", help="run the stand-in though TensorFlow Serving is there")
     sub.add_argument("--poll", type=float, default=1.0, help="seconds between two looks for new versions (1)")
     group = sub.add_argument_group("limits")
     group.add_argument("--max-bytes", type=_positive, default=64 << 20, help="of a request (64 MiB)")
+    text = "of sound in a request, sent or to be made (4194304)"
+    group.add_argument("--max-samples", type=_positive, default=1 << 22, help=text)
     group.add_argument("--read-timeout", type=float, default=10.0, help="seconds for a request's body to come (10)")
     group.add_argument("--call-timeout", type=float, default=60.0, help="seconds for a request's result (60)")
     group.add_argument("--threads", type=_positive, default=64, help="requests handled at the same time (64)")

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from spectrovae.data import manifest as manifests
-from spectrovae.data.manifest import Manifest, Record, split_by_hash
+from spectrovae.data.manifest import Manifest, Record
 from spectrovae.data.scan import scan
+from spectrovae.data.splits import split_by_hash
 from spectrovae.errors import InputError
 
 

@@ -10,7 +10,9 @@ import tensorflow as tf
 from families import SPECTROGRAM_FAMILIES, shapes
 
 from spectrovae.errors import InputError
+from spectrovae.layers import CalibratedSigma
 from spectrovae.models import FAMILIES, VAE, UNet
+from spectrovae.models.base import layers_of, sigma_of
 from spectrovae.representations import Chunks, Subbands
 from spectrovae.training.precision import copy_weights, float32_twin
 
@@ -313,15 +315,44 @@ def test_sigma_in_training_is_the_best_of_the_batch_and_its_running_mean_is_kept
     for _ in range(3):
         outputs = model(features, training=True)
         rmse = np.sqrt(np.mean((np.asarray(outputs["features"], float) - features) ** 2, axis=(0, 1, 2)))
-        seen.append(np.logaddexp(np.log(rmse), -6.0))
-        nll = -scipy.stats.norm.logpdf(features, outputs["features"], np.exp(seen[-1])).sum(axis=(1, 2, 3))
+        seen.append(rmse**2)
+        nll = -scipy.stats.norm.logpdf(features, outputs["features"], rmse).sum(axis=(1, 2, 3))
         found = model.reconstruction_loss(features, outputs, training=True)
         assert np.asarray(found) == pytest.approx(nll, rel=1e-3)
     layer = model.decoder.get_layer("sigma")
-    assert np.asarray(layer.log_sigma) == pytest.approx(np.mean(seen, axis=0), rel=1e-3)
+    variance = seen[0]
+    for count, found in enumerate(seen[1:], 1):
+        variance = (count * variance + 9.0 * found) / (count + 9.0)
+    assert sigma_of(model.decoder) == pytest.approx(np.sqrt(variance), rel=1e-4)
     twin = make("vae", (7, 5, 2))
     twin.decoder.set_weights(model.decoder.get_weights())
     np.testing.assert_array_equal(twin.decoder.get_layer("sigma").log_sigma, layer.log_sigma)
+
+
+@pytest.mark.parametrize("family", SPECTROGRAM_FAMILIES)
+def test_sigma_of_a_decoder_as_it_is_saved(family, tmp_path):
+    model = make(family)
+    model.decoder.save(tmp_path / "decoder.keras")
+    decoder = keras.saving.load_model(tmp_path / "decoder.keras")
+    found = sigma_of(decoder)
+    assert (found is None) == (family in ("autoencoder", "unet"))
+    if found is not None:
+        layers_of(decoder, CalibratedSigma)[0].log_sigma.assign([-7.5])
+        assert sigma_of(decoder) == pytest.approx(np.exp([-7.5]))
+
+
+def test_a_batch_of_near_silence_does_not_outweigh_the_others():
+    """Its error is a thousandth of the others'; its gradient is at most ten times theirs."""
+    model = make("vae", (7, 5, 2), linear="learned")
+    features = noise(6, 7, 5, 2)
+    prediction = tf.Variable(features)
+    norms = []
+    for error in (0.3, 0.3, 3e-4):
+        prediction.assign(features + error * noise(6, 7, 5, 2, seed=1))
+        with tf.GradientTape() as tape:
+            nll = tf.reduce_mean(model.calibrated_nll(features, prediction, training=True))
+        norms.append(np.linalg.norm(tape.gradient(nll, prediction)))
+    assert norms[2] <= 10.0 * norms[1]
 
 
 def test_gaussian_likelihood_recomputed():

@@ -86,25 +86,26 @@ def output_names(inputs: Sequence[str], ending: str = ".wav") -> list[str]:
     alone = [group[0] for group in equal.values() if len(group) == 1]  # these keep their names
     for index in [*alone, *(index for group in equal.values() if len(group) > 1 for index in group)]:
         number = 1
-        while _key(name := file_name(stems[index], f"-{number}{ending}" if number > 1 else ending)) in taken:
+        while _key(name := file_name(stems[index], ending, number)) in taken:
             number += 1
         names[index] = name
         taken.add(_key(name))
     return names
 
 
-def file_name(stem: str, ending: str) -> str:
-    """``stem`` and ``ending`` as one file name: separators become ``_``, and what is too long is cut in the middle."""
+def file_name(stem: str, ending: str, number: int = 1) -> str:
+    """``stem``, ``number`` from 2 up and ``ending`` as one file name: separators become ``_``, long texts are cut."""
     stem, ending = (text.replace("/", "_").replace(os.sep, "_").replace("\0", "_") for text in (stem, ending))
     while len(os.fsencode(ending)) > LONGEST // 2:
         ending = ending[1:]
+    ending = f"-{number}{ending}" if number > 1 else ending
     while len(os.fsencode(stem + ending)) > LONGEST:
         stem = stem[:-1]
     return stem + ending
 
 
 def _refuse_inputs(path: Path, inputs: Iterable[str | os.PathLike]) -> None:
-    there = path.exists()
+    there = os.path.exists(path)
     real = Path(os.path.realpath(path.parent)) / path.name
     for source in map(Path, inputs):
         if not source.exists():

@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
             if not name.startswith("--") or any(option.startswith(name) for option in known):
                 continue
             near = difflib.get_close_matches(name, known, 1)
-            self.error(f"there is no option {name}" + (f"; did you mean {near[0]}?" if near else f" of {self.prog}"))
+            self.error(f"there is no option {name}" + (f" (did you mean {near[0]}?)" if near else ""))
 
 
 def whole_number(text: str, least: int | None = None) -> int:

@@ -2,7 +2,8 @@
 
 from spectrovae.data.manifest import Manifest, Record
 from spectrovae.data.pipeline import Recordings
+from spectrovae.data.reopen import recordings_for
 from spectrovae.data.scan import scan
 from spectrovae.data.sources import Example
 
-__all__ = ["Example", "Manifest", "Record", "Recordings", "scan"]
+__all__ = ["Example", "Manifest", "Record", "Recordings", "recordings_for", "scan"]

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from spectrovae import audio
+from spectrovae.data import labels as naming
+from spectrovae.data.splits import FSDD_PATTERN, SPLITS, divide
 from spectrovae.errors import InputError
 from spectrovae.files import sha256, write_text
 
-FSDD_PATTERN = r"(?P<label>\d)_(?P<speaker>[A-Za-z]+)_(?P<index>\d+)"
-SPLITS = ("train", "validation", "test")
-SPLIT_RULES = ("auto", "hash", "speaker", "fsdd")
 _FORMAT, _VERSION = "spectrovae-manifest", 2
 
 Progress = Callable[[int, int], None]
@@ -34,11 +33,12 @@ Progress = Callable[[int, int], None]
 class Record:
     """One audio file.
 
-    ``path`` is relative to the manifest's root, with "/" between folders; ``peak`` is the largest magnitude
-    of all channels; ``clipped`` says that neighbouring samples stand at full scale; ``nan`` includes
-    infinities; ``loud`` is far beyond full scale; ``dc`` says that the samples' mean is off zero. ``note`` says in
-    words what is unusual about an accepted file, such as how much of it is there. ``checksum`` is ``decode.checksum`` of a
-    file that tensorflow-io was seen to decode to soundfile's samples. What could not be read is None.
+    ``path`` is relative to the manifest's root, with "/" between folders; ``split`` is the one that a table of labels
+    names; ``peak`` is the largest magnitude of all channels; ``clipped`` says that neighbouring samples stand at full
+    scale; ``nan`` includes infinities; ``loud`` is far beyond full scale; ``dc`` says that the samples' mean is off
+    zero. ``note`` says in words what is unusual about an accepted file, such as how much of it is there. ``checksum``
+    is ``decode.checksum`` of a file that tensorflow-io was seen to decode to soundfile's samples. What could not be
+    read is None.
     """
 
     path: str
@@ -55,6 +55,7 @@ class Record:
     label: str | None = None
     speaker: str | None = None
     index: int | None = None
+    split: str | None = None
     peak: float | None = None
     silent: bool | None = None
     clipped: bool | None = None
@@ -71,7 +72,7 @@ class Manifest:
 
     ``scanned`` is when the scan began, in seconds since 1970: files touched later are hashed again before
     use. ``endings`` counts the ignored files by ending ("hidden" for hidden ones, "" for none), most frequent first;
-    ``unreadable`` are sub-folders that could not be listed.
+    ``unreadable`` are sub-folders that could not be listed; ``notes`` are sentences about labels.
     """
 
     root: Path
@@ -81,6 +82,7 @@ class Manifest:
     scanned: float = 0.0
     endings: dict[str, int] = dataclasses.field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def accepted(self) -> list[Record]:
@@ -123,35 +125,27 @@ class Manifest:
             "fingerprint": self.fingerprint,
         }
 
-    def splits(self, rule: str = "auto") -> dict[str, list[Record]]:
-        """Share out the accepted files over "train", "validation" and "test".
+    def named(
+        self, pattern: str | None = None, labels: str | os.PathLike | None = None, label_from: int | None = None
+    ) -> "Manifest":
+        """The same files with labels and speakers by a pattern, folder level or table: see :func:`labels.named`."""
+        pattern = pattern or self.pattern
+        records, notes = naming.named(self.records, pattern, labels, label_from)
+        return dataclasses.replace(self, records=records, notes=notes, pattern=pattern)
+
+    def splits(self, rule: str = "auto", seconds: float = 1.0) -> dict[str, list[Record]]:
+        """Share out the accepted files over "train", "validation" and "test": see :func:`splits.divide`.
 
         Args:
-            rule: "hash" takes 80, 10 and 10 % by the hash of a file's content (copies stay together);
-                "speaker" the same by the hash of the speaker's name; "fsdd" is the official test set, index
-                0-4, with 5-9 for validation; "auto" is "fsdd" where every name follows that scheme and fills
-                all three, else "hash".
+            rule: "auto", "hash", "speaker", "fsdd", "folder", "time" or "table".
+            seconds: of an example, for the rule "time".
 
         Raises:
-            InputError: an unknown rule, or names that do not give what the rule needs.
+            InputError: an unknown rule, or files that do not have what the rule needs.
         """
-        if rule not in SPLIT_RULES:
-            raise InputError(f"split must be one of {', '.join(SPLIT_RULES)}, received {rule!r}")
-        records = self.accepted
-        if rule == "auto":
-            official = _fsdd_splits(records) if all(map(_is_fsdd, records)) else {}
-            return official if official and all(official.values()) else self.splits("hash")
-        if rule == "fsdd":
-            _require(records, _is_fsdd, "the fsdd split needs names such as 7_jackson_32.wav", "use split='hash'")
-            return _fsdd_splits(records)
-        if rule == "speaker":
-            hint = "give a name pattern with a (?P<speaker>...) group, or use split='hash'"
-            _require(records, lambda record: record.speaker is not None, "the speaker split needs speakers", hint)
-            keys = {record.path: f"speaker:{record.speaker}" for record in records}
-        else:
-            keys = {record.path: str(record.sha256) for record in records}
-        chosen = split_by_hash(keys.values())
-        return {split: [record for record in records if chosen[keys[record.path]] == split] for split in SPLITS}
+        return divide(
+            self.accepted, rule, lambda record: round(1000 * (record.duration or 0)), round(1000 * seconds)
+        ).records
 
     def check(self, records: Iterable[Record] | None = None, thorough: bool = False) -> None:
         """See that files are still what was scanned.
@@ -265,6 +259,8 @@ def _record_problem(line: Any) -> str | None:
         return f"{missing[0]} is missing"
     if line["path"].startswith("/") or ".." in line["path"].split("/") or "\0" in line["path"] or not line["path"]:
         return f"path must lie below the folder, received {line['path'][:40]!r}"
+    if line.get("split") not in (None, *SPLITS):
+        return f"split must be one of {', '.join(SPLITS)}, received {line['split'][:40]!r}"
     if not line["accepted"]:
         return None
     if missing := [name for name in _NEEDED if line.get(name) is None]:
@@ -275,52 +271,6 @@ def _record_problem(line: Any) -> str | None:
         if not 1 <= line[name] <= most:
             return f"{name} must be 1 to {most}, received {line[name]}"
     return None
-
-
-def split_by_hash(keys: Iterable[str]) -> dict[str, str]:
-    """Give every key a split by its hash: 80 % train, 10 % validation, 10 % test.
-
-    A key keeps its split whatever other keys there are, with one exception for tiny sets: where that would
-    leave a split empty, the key whose hash is nearest to the border moves over (with two keys, train and
-    validation are filled; with one, train).
-    """
-    ordered = sorted(set(keys), key=_unit)
-    count = len(ordered)
-    train = sum(_unit(key) < 0.8 for key in ordered)
-    validation = sum(_unit(key) < 0.9 for key in ordered)
-    if count >= 3:
-        train = min(max(train, 1), count - 2)
-        validation = min(max(validation, train + 1), count - 1)
-    else:
-        train, validation = min(count, 1), count
-    return {
-        key: "train" if place < train else "validation" if place < validation else "test"
-        for place, key in enumerate(ordered)
-    }
-
-
-def _unit(key: str) -> float:
-    """A number in [0, 1): a SHA-256 that is given, or the key's own, read as a fraction."""
-    digest = key if re.fullmatch(r"[0-9a-f]{64}", key) else hashlib.sha256(key.encode()).hexdigest()
-    return int(digest[:16], 16) / 2.0**64
-
-
-def _is_fsdd(record: Record) -> bool:
-    return re.fullmatch(FSDD_PATTERN, Path(record.path).stem) is not None
-
-
-def _fsdd_splits(records: list[Record]) -> dict[str, list[Record]]:
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for record in records:
-        index = int(Path(record.path).stem.rsplit("_", 1)[1])
-        splits["test" if index < 5 else "validation" if index < 10 else "train"].append(record)
-    return splits
-
-
-def _require(records: list[Record], fulfils: Callable[[Record], bool], need: str, hint: str) -> None:
-    for record in records:
-        if not fulfils(record):
-            raise InputError(f"{need}; {record.path} has none: {hint}")
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:

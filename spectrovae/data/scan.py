@@ -1,7 +1,6 @@
 """Scan a folder of recordings: every file is decoded to its end, and accepted or rejected with the reason."""
 
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from spectrovae import audio
-from spectrovae.data.manifest import FSDD_PATTERN, Manifest, Progress, Record
+from spectrovae.data import labels as naming
+from spectrovae.data.manifest import Manifest, Progress, Record
+from spectrovae.data.splits import FSDD_PATTERN
 from spectrovae.errors import InputError
 from spectrovae.files import sha256
 
@@ -21,7 +22,14 @@ LOUD = 4.0  # 12 dB above full scale: more than any mastering leaves, less than 
 DC = 0.01  # an offset of 1 % of full scale, where it is also a third of the root mean square
 
 
-def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Progress | None = None) -> Manifest:
+def scan(
+    folder: str | os.PathLike,
+    *,
+    pattern: str | None = None,
+    labels: str | os.PathLike | None = None,
+    label_from: int | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
     """Examine every recording under a folder (endings of ``audio.SUFFIXES``; hidden files are ignored).
 
     A file is accepted when it decodes and every sample is a number, also where its header promises more: its
@@ -29,9 +37,7 @@ def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Pro
 
     Args:
         folder: searched with its sub-folders.
-        pattern: a regular expression with the named groups ``label``, ``speaker`` and ``index`` (any of
-            them), matched to the end of the relative path without its suffix. By default FSDD's
-            ``{label}_{speaker}_{index}``. A file without a label by its name is labelled by its sub-folder.
+        pattern, labels, label_from: how files are labelled: see :func:`spectrovae.data.labels.named`.
         progress: called with (files done, files in all).
 
     Raises:
@@ -42,12 +48,7 @@ def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Pro
         problem = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {problem}; expected a folder of recordings")
     pattern = pattern or FSDD_PATTERN
-    try:
-        names = re.compile(rf"(?:.*/)?(?:{pattern})", re.DOTALL)
-    except re.error as error:
-        raise InputError(f"the name pattern {pattern!r} is not a regular expression: {error}") from error
-    if not {"label", "speaker", "index"} & set(names.groupindex):
-        raise InputError(f"the name pattern {pattern!r} names no group; use (?P<label>...) or (?P<speaker>...)")
+    naming.compiled(pattern)  # a wrong one is refused before anything is read
     paths, endings, unreadable = [], Counter[str](), list[str]()
     for path in _files(root, unreadable):
         if path.name.startswith("."):
@@ -59,7 +60,7 @@ def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Pro
     paths.sort(key=lambda path: path.relative_to(root).as_posix())
     records = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for record in pool.map(lambda path: _examine(path, root, names), paths):
+        for record in pool.map(lambda path: _examine(path, root), paths):
             records.append(record)
             if progress:
                 progress(len(records), len(paths))
@@ -74,7 +75,7 @@ def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Pro
     )
     if not manifest.accepted:
         raise InputError(_nothing_accepted(manifest))
-    return manifest
+    return manifest.named(labels=labels, label_from=label_from)
 
 
 def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
@@ -89,18 +90,8 @@ def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
         yield from (Path(folder) / name for name in names)
 
 
-def _examine(path: Path, root: Path, names: re.Pattern) -> Record:
-    relative = path.relative_to(root).as_posix()
-    found = names.fullmatch(relative[: -len(path.suffix)])
-    groups = found.groupdict() if found else {}
-    index = groups.get("index")
-    folder = path.parent.name if path.parent != root else None
-    known: dict[str, Any] = {
-        "path": relative,
-        "label": groups.get("label") or folder,
-        "speaker": groups.get("speaker"),
-        "index": int(index) if index and index.isdecimal() else None,
-    }
+def _examine(path: Path, root: Path) -> Record:
+    known: dict[str, Any] = {"path": path.relative_to(root).as_posix()}
     try:
         known["bytes"] = path.stat().st_size
         known["sha256"] = sha256(path)

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from spectrovae import audio
 from spectrovae.data.decode import decoder_for
-from spectrovae.data.manifest import SPLITS, Manifest, Record
+from spectrovae.data.manifest import Manifest, Record
+from spectrovae.data.splits import SPLITS, divide
 from spectrovae.data.toy import PREFIX
 from spectrovae.data.toy_set import ToySet
 from spectrovae.errors import InputError
@@ -27,12 +28,23 @@ class Example:
     start: int = 0
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Sound by its content: a digest, and where in it (seconds)."""
+
+    content: str
+    begin: float = 0.0
+    end: float = float("inf")
+
+
 class ToySource:
     """A toy set. Its sounds are labelled by their factors."""
 
     manifest = None
+    rule = "hash"
 
     def __init__(self, toy: ToySet):
+        self.notes: list[str] = []
         self.toy, self._indices = toy, toy.splits()
         self.sample_rate, self.samples = toy.sample_rate, toy.samples
         self.fingerprint, self.factor_names = toy.fingerprint, toy.factor_names
@@ -44,6 +56,14 @@ class ToySource:
             ]
             for split, indices in self._indices.items()
         }
+
+    def stretches(self, split: str) -> list[Stretch]:
+        """What each sound of a split is."""
+        return [Stretch(content) for content in self.toy.contents(self._indices[split])]
+
+    def contents(self) -> dict[str, list[str]]:
+        """What each split holds."""
+        return {split: sorted(self.toy.contents(indices)) for split, indices in self._indices.items()}
 
     def check(self, split: str) -> None:
         """Nothing on disk can have changed."""
@@ -77,6 +97,10 @@ def _labels(toy: ToySet, indices: np.ndarray) -> list[str]:
     return [" ".join(f"{name}={value:.4g}" for name, value in zip(toy.factor_names, row)) for row in factors]
 
 
+CROP_SHORT = 0.99  # share of recordings no longer than an example
+CROP_LOSS = 0.03  # and share of the sound that may be lost, for "auto" to crop
+
+
 class FileSource:
     """The accepted files of a manifest, at one rate and length; arguments as in ``Recordings.open``."""
 
@@ -93,13 +117,20 @@ class FileSource:
         decoder: str | None,
     ):
         self.manifest, self.sample_rate, self.samples = manifest, sample_rate, samples
+        division = divide(manifest.accepted, rule, self._length, samples)
+        self.rule, self._records, self._spans = division.rule, division.records, division.spans
+        used = {record.path: record for records in self._records.values() for record in records}
+        self.used = [record for record in manifest.accepted if record.path in used]
+        self.notes = [*manifest.notes, *division.notes]
         self.described = f"{len(manifest.accepted)} recordings, split by {rule!r}"
-        self._lengths = np.array([self._length(record) for record in manifest.accepted])
+        self._lengths = np.array([self._length(record) for record in self.used])
+        excess = np.maximum(self._lengths - samples, 0).sum() / max(self._lengths.sum(), 1)
+        self.lost = float(excess)  # share of the sound beyond the first example of each recording
         if long == "auto":
-            long = "crop" if np.mean(self._lengths <= samples) >= 0.99 else "chunk"
-        self._chunked = long == "chunk"
+            short = np.mean(self._lengths <= samples) if len(self._lengths) else 1.0
+            long = "crop" if short >= CROP_SHORT and excess <= CROP_LOSS and not self._spans else "chunk"
+        self.chunked = long == "chunk"
         self._hop = max(1, round(samples * (1 - overlap)))
-        self._records = manifest.splits(rule)
         kinds = sorted({(str(record.format), str(record.subtype)) for record in manifest.accepted})
         self._kind = {kind: place for place, kind in enumerate(kinds)}
         self._decoders = [decoder_for(*kind, decoder) for kind in kinds]
@@ -109,8 +140,12 @@ class FileSource:
             split: [
                 Example(record.path, record.label, record.speaker, record.index, start)
                 for record in records
-                for start in self._starts(record)
+                for start in self._starts(record, split)
             ]
+            for split, records in self._records.items()
+        }
+        self._places = {
+            split: {record.path: place for place, record in enumerate(records)}
             for split, records in self._records.items()
         }
         digest = hashlib.sha256(f"{manifest.fingerprint}:{sample_rate}:{samples}".encode())
@@ -123,10 +158,31 @@ class FileSource:
         """Raise InputError where a file of the split vanished or changed since the scan."""
         self.manifest.check(self._records[split])
 
+    def stretches(self, split: str) -> list[Stretch]:
+        """What each example of a split is: its recording's content, and which seconds of it."""
+        rate, seconds, place = self.sample_rate, self.samples / self.sample_rate, self._places[split]
+        return [
+            Stretch(_content(self._records[split][place[e.path]]), e.start / rate, e.start / rate + seconds)
+            for e in self.examples[split]
+        ]
+
+    def contents(self) -> dict[str, list[str]]:
+        """What each split holds: contents of recordings, "digest@begin-end" (seconds) for a part of one."""
+        rate, found = self.sample_rate, {}
+        for split, records in self._records.items():
+            spans = self._spans.get(split, {})
+            texts = set()
+            for record in records:
+                begin, end = (edge / rate for edge in spans.get(record.path, (0, 0)))
+                texts.add(_content(record) + (f"@{begin:.6f}-{end:.6f}" if spans else ""))
+            found[split] = sorted(texts)
+        return found
+
     def summary(self) -> dict[str, Any]:
         return {
             "padded": int(np.sum(self._lengths < self.samples)),
-            "chunked" if self._chunked else "cropped": int(np.sum(self._lengths > self.samples)),
+            "lost": 0.0 if self.chunked else self.lost,
+            "chunked" if self.chunked else "cropped": int(np.sum(self._lengths > self.samples)),
             "manifest": self.manifest.summary(),
         }
 
@@ -136,9 +192,9 @@ class FileSource:
     def load_all(self, split: str) -> tf.data.Dataset:
         """All examples of a split in order, each file decoded once: a batch holds the pieces of one file."""
         records = self._records[split]
-        if len(records) == len(self.examples[split]):
+        if self._one_each(split):
             return self.load(split, tf.data.Dataset.range(len(records)).batch(64)).prefetch(tf.data.AUTOTUNE)
-        starts = tf.ragged.constant([self._starts(record) for record in records], dtype=tf.int64)
+        starts = tf.ragged.constant([self._starts(record, split) for record in records], dtype=tf.int64)
         files = tf.data.Dataset.from_tensor_slices((self._columns(records), starts))
 
         def load(file, starts):
@@ -155,12 +211,11 @@ class FileSource:
         A file that is one example is decoded whole, in the graph; a piece of a longer one is sought in it.
         """
         records, examples = self._records[split], self.examples[split]
-        place = {record.path: number for number, record in enumerate(records)}
-        places = np.array([place[example.path] for example in examples])
+        places = np.array([self._places[split][example.path] for example in examples])
         columns = {name: column[places] for name, column in self._columns(records).items()}
-        if len(examples) > len(records):
-            columns["whole"] = (np.bincount(places) == 1)[places]
+        if not self._one_each(split):
             columns["start"] = np.array([example.start for example in examples])
+            columns["whole"] = (np.bincount(places) == 1)[places] & (columns["start"] == 0)
 
         def load_batch(rows):
             return self._read({name: tf.gather(column, rows) for name, column in columns.items()})
@@ -187,10 +242,16 @@ class FileSource:
         """Samples of a recording at this source's rate."""
         return audio.resampled_length(record.samples or 0, record.sample_rate or 1, self.sample_rate)
 
-    def _starts(self, record: Record) -> list[int]:
-        """Where the pieces of a recording begin; the last one is flush with its end."""
-        last = self._length(record) - self.samples
-        return [*range(0, last, self._hop), last] if self._chunked and last > 0 else [0]
+    def _one_each(self, split: str) -> bool:
+        """Whether each recording of a split is one example, from its beginning."""
+        examples = self.examples[split]
+        return len(self._records[split]) == len(examples) and not any(example.start for example in examples)
+
+    def _starts(self, record: Record, split: str) -> list[int]:
+        """Where the pieces of a recording, or of its stretch, begin; the last one is flush with the end."""
+        first, end = self._spans.get(split, {}).get(record.path, (0, self._length(record)))
+        last = end - self.samples
+        return [*range(first, last, self._hop), last] if self.chunked and last > first else [first]
 
     def _columns(self, records: list[Record]) -> dict[str, np.ndarray]:
         return {
@@ -225,3 +286,7 @@ class FileSource:
     def _fit(self, waveform: tf.Tensor) -> tf.Tensor:
         waveform = waveform[: self.samples]
         return tf.pad(waveform, [[0, self.samples - tf.size(waveform)]])
+
+
+def _content(record: Record) -> str:
+    return str(record.sha256)[:16]

@@ -16,7 +16,8 @@ from scipy.special import logsumexp
 
 from spectrovae.errors import InputError
 from spectrovae.models import conditioning
-from spectrovae.models.base import posteriors_of
+from spectrovae.models.base import layers_of, posteriors_of
+from spectrovae.quantisers import Quantiser
 
 ACTIVE_VARIANCE = 0.01
 """A unit is active when its posterior mean varies over the data by more (Burda, Grosse and Salakhutdinov, 2016)."""
@@ -189,7 +190,8 @@ class CodeCounts:
     def of(cls, encoder: keras.Model, floor: Any = 0.0) -> CodeCounts:
         """For an encoder with a layer ``quantiser``; where it pads its input (layer ``pad``), patches are of that."""
         padded = next((layer.output.shape for layer in encoder.layers if layer.name == "pad"), encoder.inputs[0].shape)
-        return cls(encoder.get_layer("quantiser").codebook_size, encoder.outputs[0].shape[1:], padded[1:3], floor)
+        quantiser = layers_of(encoder, Quantiser)[0]
+        return cls(quantiser.codebook_size, encoder.outputs[0].shape[1:], padded[1:3], floor)
 
     def add(self, codes: np.ndarray, features) -> None:
         codes = codes.reshape(-1, self.stages)
