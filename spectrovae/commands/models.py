@@ -9,7 +9,6 @@ from spectrovae.commands.options import (
     chosen_fit_options,
     chosen_model_options,
     counter,
-    free_path,
     log,
     naming,
     open_codec,
@@ -19,6 +18,7 @@ from spectrovae.commands.options import (
     representation_for,
     unclipped,
 )
+from spectrovae.commands.outputs import free_path, free_paths
 from spectrovae.errors import InputError
 
 
@@ -148,12 +148,13 @@ def reconstruct(options) -> tuple[dict, str]:
     from spectrovae import audio
 
     codec = open_codec(options.bundle)
-    written = []
+    outs = free_paths(options.out, options.files, force=options.force, bundle=options.bundle)
     for file in options.files:
+        audio.info(file)  # all before the first is computed
+    for file, out in zip(options.files, outs):
         waveform, _ = audio.read(file, codec.sample_rate)
-        out = free_path(Path(options.out) / f"{Path(file).stem}.wav", options.force)
         audio.write(out, unclipped(codec.reconstruct(waveform[None])[0], out), codec.sample_rate)
-        written.append(str(out))
+    written = list(map(str, outs))
     return {"files": written}, "\n".join(written)
 
 
@@ -163,7 +164,8 @@ def transfer(options) -> tuple[dict, str]:
     from spectrovae.transfer import transfer
 
     codec = open_codec(options.bundle, prior=False)
-    out = free_path(Path(options.out), options.force)
+    out = free_path(options.out, options.force, [options.file, options.bundle])
+    audio.check_suffix(out)
     header = audio.info(options.file)
     samples = audio.resampled_length(header.samples, header.sample_rate, codec.sample_rate)
     pieces = audio.stream(options.file, codec.sample_rate)
