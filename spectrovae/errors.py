@@ -1,4 +1,4 @@
-"""The error a user can mend, and those of a failed check, of a server that does not answer and of a full disk."""
+"""The error a user can mend, and those of a failed check, a server that does not answer, a full disk, a training."""
 
 import contextlib
 import re
@@ -46,3 +46,7 @@ class ServerError(RuntimeError):
 
 class StorageError(RuntimeError):
     """A disk that is full or fails while a result is written. The command line exits with 1."""
+
+
+class TrainingError(RuntimeError):
+    """A training that diverged. The command line exits with 1."""

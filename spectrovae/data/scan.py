@@ -79,6 +79,24 @@ def scan(
     return manifest.named(labels=labels, label_from=label_from)
 
 
+def manifest_of(
+    source: str | os.PathLike | Manifest,
+    pattern: str | None,
+    labels: str | os.PathLike | None,
+    label_from: int | None,
+    progress: Progress | None,
+) -> Manifest:
+    """The manifest of a folder, which is scanned, of a manifest's file, or one that is there; labelled as asked."""
+    path = Path() if isinstance(source, Manifest) else Path(source)
+    if path.is_file() and path.suffix.lower() in audio.SUFFIXES:
+        raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
+    if not isinstance(source, Manifest) and not path.is_file():
+        return scan(path, pattern=pattern, labels=labels, label_from=label_from, progress=progress)
+    manifest = source if isinstance(source, Manifest) else Manifest.read(path)
+    other = labels is not None or label_from is not None or (pattern or manifest.pattern) != manifest.pattern
+    return manifest.named(pattern, labels, label_from) if other else manifest
+
+
 def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
     def note(error: OSError) -> None:
         unreadable.append(Path(error.filename).relative_to(root).as_posix())
