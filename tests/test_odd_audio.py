@@ -7,6 +7,7 @@ import socket
 import wave
 from pathlib import Path
 
+import keras
 import numpy as np
 import odd_audio
 import pytest
@@ -247,6 +248,20 @@ def test_a_recording_that_fails_in_training_is_named(tmp_path, cache_bytes, chan
     with pytest.raises(InputError, match=re.escape(str(tmp_path / name))), within_graphs():
         for _ in recordings.waveforms("train", 4):
             pass
+
+
+def test_a_recording_that_fails_in_the_middle_of_a_fit_is_named(tmp_path):
+    for number in range(12):
+        soundfile.write(tmp_path / f"{number}.wav", odd_audio.integers(seed=number).astype(np.int16), 8000)
+    recordings = Recordings.open(tmp_path, samples=400, long="crop", cache_bytes=0)
+    batches = recordings.waveforms("train", 2, first_epoch=0).map(lambda waveforms: (waveforms, waveforms))
+    model = keras.Sequential([keras.layers.Dense(400)])
+    model.compile(loss="mse", jit_compile=False)
+    model.fit(batches, steps_per_epoch=2, verbose=0)
+    name = recordings.examples("train")[0].path
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"{re.escape(name)} does not exist$"), within_graphs():
+        model.fit(batches, epochs=2, steps_per_epoch=recordings.steps("train", 2), verbose=0)
 
 
 def test_errors_in_graphs_come_out_as_they_went_in():

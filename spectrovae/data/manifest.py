@@ -207,7 +207,7 @@ class Manifest:
             raise damaged
         header, version = lines[0], lines[0].get("version")
         if isinstance(version, int) and version > _VERSION:
-            raise InputError(f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}")
+            raise InputError(f"{path} has manifest version {str(version)[:20]}; this spectrovae reads up to {_VERSION}")
         types = {"version": int, "root": str, "pattern": str, "ignored": int, "scanned": float}
         if not all(_has_type(header.get(name), type_) for name, type_ in types.items()):
             raise damaged
@@ -269,7 +269,7 @@ def _record_problem(line: Any) -> str | None:
         return f"sha256 must be 64 hexadecimal digits, received {line['sha256'][:40]!r}"
     for name, most in (("sample_rate", audio.RATES[1]), ("channels", 1024), ("samples", 2**53)):
         if not 1 <= line[name] <= most:
-            return f"{name} must be 1 to {most}, received {line[name]}"
+            return f"{name} must be 1 to {most}, received {str(line[name])[:20]}"
     return None
 
 
