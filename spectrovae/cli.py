@@ -5,15 +5,18 @@ standard output, as JSON with ``--json``.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import spectrovae
-from spectrovae import commands
-from spectrovae.errors import InputError, ParityError, ServerError, StorageError, TrainingError
+from spectrovae import commands, environment, files
+from spectrovae.commands.parsing import Parser, number, whole_number
+from spectrovae.errors import InputError
 from spectrovae.serving.deployment import IMAGE
 
 # models.FAMILIES, known without importing Keras
@@ -30,45 +33,69 @@ PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
 )
 
 
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_INPUTS = (
+    "data", "file", "files", "features", "first", "second", "prefix", "config", "archive", "bundle", "bundles", "judge",
+)  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    options = _parser().parse_args(arguments)
+    """Run the command line and return its exit code.
+
+    With ``SPECTROVAE_DEBUG=1`` in the environment errors come with their traceback.
+    """
     try:
+        environment.prepare_streams()
+        options = _parser().parse_args(arguments)
+        environment.prepare_libraries()
+        _check_inputs(options)
         result, text = options.run(options)
-    except (InputError, ParityError, ServerError, StorageError, TrainingError) as error:
-        print(f"spectrovae: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        print(json.dumps(files.as_json(result), indent=2, allow_nan=False) if options.json else text, flush=True)
+        return 0
     except KeyboardInterrupt:
         print("spectrovae: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # what is left to print has no reader; Python would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    print(json.dumps(result, indent=2, default=str) if options.json else text)
-    return 0
+    except Exception as error:
+        if os.environ.get("SPECTROVAE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"spectrovae: error: {' '.join(_message(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, (InputError, *_MISSING)) else 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose result also has ``given``, the names of the options on the command line."""
+def _message(error: Exception) -> str:
+    """What to say of an error."""
+    if type(error).__module__ == InputError.__module__:
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's own
+        return "out of memory; use shorter sounds, fewer clips or a smaller batch"
+    if isinstance(error, RecursionError):
+        return "an input is nested too deeply"
+    if isinstance(error, UnicodeError):
+        return f"a text or file name cannot be encoded: {error}"
+    return f"{type(error).__name__}: {error}; a fault of spectrovae: SPECTROVAE_DEBUG=1 shows where, please report it"
 
-    def parse_known_args(self, args=None, namespace=None):
-        options, rest = super().parse_known_args(args, namespace)
-        defaults = {action: action.default for action in self._actions}
-        try:
-            for action in defaults:
-                action.default = argparse.SUPPRESS
-            given, _ = super().parse_known_args(args, argparse.Namespace())
-        finally:
-            for action, default in defaults.items():
-                action.default = default
-        options.given = frozenset(vars(given)) - frozenset(self._defaults)
-        return options, rest
+
+def _check_inputs(options: argparse.Namespace) -> None:
+    """Refuse what cannot be read more than once: pipes, devices and ``-``."""
+    for name in _INPUTS:
+        value = getattr(options, name, None)
+        for path in value if isinstance(value, list) else [value]:
+            if path == "-" and not os.path.exists(path):
+                raise InputError("- is no file: pipes are not read; write the sound to a file and give its name")
+            if path and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+                raise InputError(f"{path} is a pipe or device, which is not read; write the sound to a file first")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spectrovae", description="Model sound through spectrograms with Keras.")
+    parser = Parser(prog="spectrovae", description="Model sound through spectrograms with Keras.")
     parser.add_argument("--version", action="version", version=f"spectrovae {spectrovae.__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable, parent=subparsers) -> argparse.ArgumentParser:
         sub = parent.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -117,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def representation_options(sub: argparse.ArgumentParser, peak: str) -> None:
         group = sub.add_argument_group("representation")
-        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum, subbands, chunks; log-stft, or the family's own"
+        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum, subbands, chunks; log-stft or the family's"
         group.add_argument("--representation", metavar="NAME", help=names)
         group.add_argument("--normalisation", default="range", choices=("range", "per_bin", "per_example"))
         group.add_argument("--max-db", type=float, help=f"top of the range in dB; {peak} by default")
@@ -229,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def fit_option(name: str, text: str) -> Any:
         """The value of an option of fit that is given as text."""
-        alone = argparse.ArgumentParser(prog=f"spectrovae study --vary {name}", add_help=False, allow_abbrev=False)
+        alone = Parser(prog=f"spectrovae study --vary {name}", add_help=False, allow_abbrev=False)
         fit_options(alone)
         return getattr(alone.parse_args([f"--{name.replace('_', '-')}={text}"]), name)
 
@@ -280,7 +307,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("study", commands.study)
     sub.add_argument("families", nargs="+", metavar="FAMILY", help=FAMILIES)
     data_options(sub)
-    sub.add_argument("--vary", metavar="NAME=A,B,...", help="an option of fit, as beta=0.5,1,2; of one family")
+    text = "an option of fit, as beta=0.5,1,2, or with semicolons where a value has commas, as 'levels=8,6,5;4,4'"
+    sub.add_argument("--vary", metavar="NAME=A,B,...", help=text + "; of one family")
     sub.add_argument("--seeds", type=_whole, default=(0,), help="as 0,1,2")
     sub.add_argument("--measure", default="test", choices=("train", "validation", "test"), help="the split measured")
     sub.add_argument("--out", required=True, help="folder; a study that was stopped continues there")
@@ -396,7 +424,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
         else:
             sub.add_argument(
-                "--perturbation", nargs="+", default=["uniform"], metavar="NAME[:SEVERITY,...]",
+                "--perturbation", nargs="+", type=_perturbation, default=["uniform"], metavar="NAME[:SEVERITY,...]",
                 help=f"{PERTURBATIONS}, or worst-case; as uniform:0,2,5,10,20 mp3 worst-case:2,5",
             )  # fmt: skip
             sub.add_argument("--seeds", type=_positive, default=5, help="perturbations of each clip")
@@ -481,13 +509,17 @@ def _parser() -> argparse.ArgumentParser:
         " answered."
     )
     sub.add_argument("folder", metavar="DIR", help="where export wrote DIR/NAME/VERSION/; models.config is heeded")
-    sub.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
+    sub.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all, without authentication (127.0.0.1)"
+    )
     sub.add_argument("--rest-port", type=int, default=8501, help="0 for any free one, which is then printed (8501)")
     sub.add_argument("--grpc-port", type=int, default=8500, help="0 for any free one, which is then printed (8500)")
     sub.add_argument("--stand-in", action="store_true", help="run the stand-in though TensorFlow Serving is there")
     sub.add_argument("--poll", type=float, default=1.0, help="seconds between two looks for new versions (1)")
     group = sub.add_argument_group("limits")
     group.add_argument("--max-bytes", type=_positive, default=64 << 20, help="of a request (64 MiB)")
+    text = "of sound in a request, sent or to be made (4194304)"
+    group.add_argument("--max-samples", type=_positive, default=1 << 22, help=text)
     group.add_argument("--read-timeout", type=float, default=10.0, help="seconds for a request's body to come (10)")
     group.add_argument("--call-timeout", type=float, default=60.0, help="seconds for a request's result (60)")
     group.add_argument("--threads", type=_positive, default=64, help="requests handled at the same time (64)")
@@ -524,19 +556,35 @@ def _by_dimension(text: str) -> dict[int, float]:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, received {text}")
-    return value
+    return whole_number(text, least=1)
 
 
 def _levels(text: str) -> tuple[int, ...] | None:
-    return None if text == "all" else () if text == "none" else tuple(int(part) for part in text.split(","))
+    if text in ("all", "none"):
+        return None if text == "all" else ()
+    return _listed(text, int, "must be all, none, or whole numbers such as 0,2")
 
 
 def _whole(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return _listed(text, int, "must be whole numbers such as 0,1,2")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    return _listed(text, number, "must be numbers such as 0.8,0.95")
+
+
+def _listed(text: str, kind: Callable[[str], Any], expected: str) -> tuple:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{expected}, received {text!r}") from None
+
+
+def _perturbation(text: str) -> str:
+    names = [*PERTURBATIONS.split(", "), "worst-case"]
+    if text.partition(":")[0] not in names:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME or NAME:SEVERITY,... with a NAME of {', '.join(names)}, received {text!r} (bundles come "
+            "before --perturbation)"
+        )
+    return text

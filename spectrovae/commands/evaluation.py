@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from spectrovae.commands.options import free_path, log, open_codec, open_codecs_and_recordings, recordings_for
+from spectrovae.commands.options import log, open_codec, open_codecs_and_recordings, recordings_for
+from spectrovae.commands.outputs import free_path
 
 
 def compare(options) -> tuple[dict, str]:

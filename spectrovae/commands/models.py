@@ -9,7 +9,6 @@ from spectrovae.commands.options import (
     chosen_fit_options,
     chosen_model_options,
     counter,
-    free_path,
     log,
     naming,
     open_codec,
@@ -19,6 +18,7 @@ from spectrovae.commands.options import (
     representation_for,
     unclipped,
 )
+from spectrovae.commands.outputs import free_path, free_paths
 from spectrovae.errors import InputError
 
 
@@ -91,6 +91,10 @@ def fit_prior(options) -> tuple[dict, str]:
     return result, f"{options.bundle}\n{result_text(codec)}"
 
 
+LISTS = ("levels", "skips", "code_map", "augment")
+"""Options whose value is a list, and has commas of its own."""
+
+
 def study(options) -> tuple[dict, str]:
     """Fit several families, or one with several values of an option, on several seeds: one table, one picture."""
     import copy
@@ -103,18 +107,23 @@ def study(options) -> tuple[dict, str]:
     name, _, values = (options.vary or "").partition("=")
     name = name.replace("-", "_")
     if options.vary and (len(options.families) > 1 or not values):
-        raise InputError(f"--vary takes NAME=A,B,... and one family, received {options.vary!r}, {options.families}")
+        raise InputError(
+            "--vary takes NAME=A,B,... and one family (lists, as levels has them, with semicolons: levels=8,6,5;4,4), "
+            f"received {options.vary!r}, {options.families}"
+        )
     known = {"preset", "representation", "normalisation", "max_db", "dynamic_range"} | {
         *MODEL_OPTIONS, *REPRESENTATION_OPTIONS, "epochs", "batch_size", "learning_rate", "patience", "precision",
         "corrupt", "augment", "adversarial_from",
     }  # fmt: skip
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")
+    separator = "," if ";" not in values and name not in LISTS else ";"
+    varied = [text.strip() for text in values.split(separator) if text.strip()] or [""]
     recordings = open_recordings(options, options.families)
     log(recordings.describe())
     trials = []
     for family in options.families:
-        for text in values.split(",") if values else [""]:
+        for text in varied:
             own = copy.copy(options)
             own.family = family
             if text:
@@ -125,7 +134,8 @@ def study(options) -> tuple[dict, str]:
                 trials.append(study.Trial(
                     f"{family} {name}={text}" if text else family, family, seed,
                     functools.partial(
-                        training.fit, family, recordings, representation, options=chosen_fit_options(own), **model
+                        training.fit, family, recordings, representation, options=chosen_fit_options(own), reuse=True,
+                        **model,
                     ),
                 ))  # fmt: skip
     result = study.study(trials, recordings, options.out, split=options.measure, log=log)
@@ -138,12 +148,13 @@ def reconstruct(options) -> tuple[dict, str]:
     from spectrovae import audio
 
     codec = open_codec(options.bundle)
-    written = []
+    outs = free_paths(options.out, options.files, force=options.force, bundle=options.bundle)
     for file in options.files:
+        audio.info(file)  # all before the first is computed
+    for file, out in zip(options.files, outs):
         waveform, _ = audio.read(file, codec.sample_rate)
-        out = free_path(Path(options.out) / f"{Path(file).stem}.wav", options.force)
         audio.write(out, unclipped(codec.reconstruct(waveform[None])[0], out), codec.sample_rate)
-        written.append(str(out))
+    written = list(map(str, outs))
     return {"files": written}, "\n".join(written)
 
 
@@ -153,7 +164,8 @@ def transfer(options) -> tuple[dict, str]:
     from spectrovae.transfer import transfer
 
     codec = open_codec(options.bundle, prior=False)
-    out = free_path(Path(options.out), options.force)
+    out = free_path(options.out, options.force, [options.file, options.bundle])
+    audio.check_suffix(out)
     header = audio.info(options.file)
     samples = audio.resampled_length(header.samples, header.sample_rate, codec.sample_rate)
     pieces = audio.stream(options.file, codec.sample_rate)

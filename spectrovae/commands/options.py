@@ -164,12 +164,6 @@ def representation_for(options, recordings):
     return build_representation(options, recordings.sample_rate, **given)
 
 
-def free_path(path: Path, force: bool) -> Path:
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; choose another folder or --force to replace it")
-    return path
-
-
 def unclipped(waveform, path):
     """Scale down what exceeds full scale, and say so, instead of clipping it."""
     peak = float(abs(waveform).max(initial=0.0))
@@ -199,4 +193,5 @@ def plain(value: Any) -> str:
         return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value) or "none"
+    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -96,5 +96,9 @@ def format_disentanglement(result: dict[str, Any]) -> str:
     ]
     for metric in disentanglement.METRICS:
         cells = (result[row][metric] for row in rows)
-        lines.append(f"{metric:18}" + "".join(f"{cell['mean']:8.3f} ± {cell['deviation']:.3f}" for cell in cells))
+        lines.append(f"{metric:18}" + "".join(f"{_text(cell):>16}" for cell in cells))
     return "\n".join(lines)
+
+
+def _text(cell: dict[str, Any]) -> str:
+    return f"{cell['mean']:.3f}" + ("" if cell["deviation"] is None else f" ± {cell['deviation']:.3f}")

@@ -135,6 +135,7 @@ def latent(
         "disentanglement": _disentanglement(codec, recordings, split, seed, log),
         "notes": _notes(space, labels, codec),
     }  # fmt: skip
+    result = systems.plain(result)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         rows = _coordinates(space, clips, labels, errors, places)

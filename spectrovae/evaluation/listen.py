@@ -93,6 +93,7 @@ def listen(
             for clip, players in matched.items()
         ],
     }
+    result = systems.plain(result)
     wavs = [[wav_bytes(player.waveform, recordings.sample_rate) for player in players] for players in matched.values()]
     size = sum(len(wav) for row in wavs for wav in row) * 4 // 3
     if size > PAGE_BYTES:
@@ -110,7 +111,7 @@ def _sounds(
     codecs: Sequence[Any], recordings: Any, split: str, indices: Sequence[int], ceiling: bool, log: systems.Log
 ) -> tuple[list[str], dict[int, dict[str, np.ndarray]]]:
     """Names of the systems, the original first, and by clip the waveform (samples,) of each."""
-    taken: set[str] = {"original"}
+    taken: set[str] = set(systems.RESERVED)
     makers = {systems.unique_name(codec.name, taken): codec.reconstruct for codec in codecs}
     if ceiling:
         for codec in {systems.label(codec.representation): codec for codec in codecs}.values():

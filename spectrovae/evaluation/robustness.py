@@ -132,6 +132,8 @@ def robustness(
         "rows": rows,
         "drift": drifts,
     }
+    result = systems.plain(result)
+    rows, drifts = result["rows"], result["drift"]
     names = systems.clip_names(recordings, split, heard)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)

@@ -155,7 +155,7 @@ def listen(
             made += [
                 (
                     "reconstructed",
-                    f"-{systems.file_stem(model.name)}",
+                    f"-{model.stem}",
                     f"{model.name} of that",
                     model.reconstruct(noisy),
                 )
