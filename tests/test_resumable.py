@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_resume import stopping
 
-from spectrovae.data.pipeline import shuffled
+from spectrovae.data.order import shuffled
 from spectrovae.errors import TrainingError
 from spectrovae.training.resumable import Resumable
 

@@ -56,7 +56,7 @@ def data_scan(options) -> tuple[dict, str]:
         _check_manifest(options)
     manifest = scan(options.data, **naming(options), progress=counter("scanned"))
     splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
-    result = manifest.summary() | {"splits": splits}
+    result = manifest.summary() | {"splits": splits, "naming": list(manifest.notes)}
     if options.out:
         manifest.write(options.out)
         result["manifest"] = options.out

@@ -142,6 +142,7 @@ def repeat(
             options = FitOptions(**(kept | changes))
             opened = config["data"]["open"] | ({"source": data} if data else {})
             recordings = Recordings.open(**opened)
+            log(recordings.describe())
             if recordings.fingerprint != config["data"]["fingerprint"]:
                 raise InputError(f"the recordings at {opened['source']} are not those of the run")
             representation = representations.REPRESENTATIONS[config["representation"]["name"]](

@@ -15,7 +15,7 @@ from spectrovae import files, models
 from spectrovae.bundle import read, read_description, weights_digest
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.data.pipeline import shuffled
+from spectrovae.data.order import shuffled
 from spectrovae.errors import InputError, within_graphs
 from spectrovae.evaluation.systems import data_of
 from spectrovae.models.priors import Prior
