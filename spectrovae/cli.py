@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         options, rest = super().parse_known_args(args, namespace)
-        defaults = {action: action.default for action in self._actions}
+        defaults = {action: action.default for action in self._actions if action.option_strings}
         try:
             for action in defaults:
                 action.default = argparse.SUPPRESS
@@ -59,7 +59,8 @@ class _Parser(argparse.ArgumentParser):
         finally:
             for action, default in defaults.items():
                 action.default = default
-        options.given = frozenset(vars(given)) - frozenset(self._defaults)
+        absent = {action.dest for action in self._actions if getattr(given, action.dest, None) is None}
+        options.given = frozenset(vars(given)) - absent - frozenset(self._defaults)
         return options, rest
 
 

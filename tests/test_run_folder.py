@@ -293,7 +293,7 @@ def test_a_full_disk_is_one_line_and_the_run_continues(
     out, real = tmp_path / "model", np.savez
 
     def full(file, **arrays):
-        if json.loads(str(arrays["progress"]))["epoch"] == 2:
+        if "progress" in arrays and json.loads(str(arrays["progress"]))["epoch"] == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(file, **arrays)
 
@@ -319,7 +319,8 @@ def opened(finished, recordings, representation):
     fit(recordings, representation, finished.parent / "none")
     patch.undo()
     trainer = seen[0]
-    trainer.compile(keras.optimizers.Adam(), jit_compile=False)
+    schedule = keras.optimizers.schedules.CosineDecay(1e-3, 10)
+    trainer.compile(keras.optimizers.Adam(schedule), jit_compile=False)
 
     def run_of(out):
         fitting._check_out(out, config, resume=True, force=False)
