@@ -10,6 +10,9 @@ from spectrovae.errors import InputError
 LOUD_ENOUGH = 1e-5
 """Least power of a target's cells that :func:`spectral_distance` divides by: that of noise with an RMS of 0.005, 46 dB
 below full scale. A tenth of spoken digits is softer, and 1 % of music; silence would divide by nothing."""
+LEAST_SIGMA = 1e-7
+"""Least calibrated sigma, in feature units: the rounding of features near 1 in float32."""
+SMALL_LOG_SIGMA = math.log(1e-3)
 
 
 def kl_divergence(mean, log_variance):
@@ -48,19 +51,16 @@ def gaussian_nll(squared_error, log_sigma, cells: int):
     return cells * (0.5 * squared_error * ops.exp(-2.0 * log_sigma) + log_sigma + 0.5 * math.log(2.0 * math.pi))
 
 
-def optimal_log_sigma(squared_error, floor: float = -6.0):
-    """Log of the sigma that maximises the likelihood of a batch: sigma^2 = mean squared error, bounded softly below.
+def optimal_log_sigma(squared_error):
+    """Log of the sigma that maximises the likelihood of a batch: sigma is the root of the mean squared error.
 
-    sigma-VAE (Rybkin, Daniilidis and Levine, 2021). The gradient flows through it, which makes the likelihood term
-    ``cells / 2 * log(mean squared error)``: calibrated without a weight to choose.
+    sigma-VAE (Rybkin, Daniilidis and Levine, 2021). It is not below ``LEAST_SIGMA``.
 
     Args:
         squared_error: of each example [shape=(batch,)], or of each channel of each [shape=(batch, channels)], for a
             sigma a channel.
-        floor: log sigma below which it does not go.
     """
-    log_sigma = 0.5 * ops.log(ops.mean(squared_error, axis=0) + 1e-12)
-    return floor + ops.softplus(log_sigma - floor)
+    return 0.5 * ops.log(ops.maximum(ops.mean(squared_error, axis=0), LEAST_SIGMA**2))
 
 
 def calibrated_nll(target, prediction, log_sigma=None):
@@ -72,10 +72,37 @@ def calibrated_nll(target, prediction, log_sigma=None):
         target, prediction: features (batch, bins, frames, channels).
         log_sigma: of each channel [shape=(channels,)]; by default the batch's own, :func:`optimal_log_sigma`.
     """
+    if log_sigma is None:
+        return optimal_nll(target, prediction)[0]
+    return ops.sum(gaussian_nll(channel_squared_error(target, prediction), log_sigma, _cells(target)), axis=-1)
+
+
+def optimal_nll(target, prediction, least_log_sigma=SMALL_LOG_SIGMA):
+    """:func:`calibrated_nll` under the batch's own sigma, with a bounded gradient.
+
+    That likelihood is ``cells / 2 * log(mean squared error)``, whose gradient is in proportion to 1 / sigma.
+    A batch of near silence, which is predicted far better than others, would outweigh them all, and Adam, which
+    remembers the squares of gradients, would stand still for thousands of steps. Where sigma is less than
+    ``least_log_sigma``, the gradient is that of the squared error at that sigma. The value is not changed.
+
+    Args:
+        target, prediction: features (batch, bins, frames, channels).
+        least_log_sigma: log of the sigma below which the gradient does not grow, a number or one a channel.
+
+    Returns:
+        The negative log-likelihood of each example [shape=(batch,)] and the log of sigma [shape=(channels,)], which
+        has no gradient: at the optimum the likelihood does not depend on it.
+    """
     squared_error = channel_squared_error(target, prediction)
-    cells = target.shape[1] * target.shape[2]
-    log_sigma = optimal_log_sigma(squared_error) if log_sigma is None else log_sigma
-    return ops.sum(gaussian_nll(squared_error, log_sigma, cells), axis=-1)
+    log_sigma = ops.stop_gradient(optimal_log_sigma(squared_error))
+    nll = gaussian_nll(squared_error, log_sigma, _cells(target))
+    share = ops.exp(2.0 * ops.minimum(log_sigma - least_log_sigma, 0.0))
+    return ops.sum(share * nll + ops.stop_gradient((1.0 - share) * nll), axis=-1), log_sigma
+
+
+def _cells(features) -> int:
+    """Cells of one channel of an example."""
+    return features.shape[1] * features.shape[2]
 
 
 def gaussian_nll_of_cells(target, mean, log_variance):

@@ -89,7 +89,7 @@ def write_bundle(family, recordings, path):
     shape = representation.feature_shape(recordings.samples)
     trainer = models.FAMILIES[family](shape, preset="tiny", db_per_unit=representation.db_per_unit)
     trainer.initialise(recordings.features("train", representation))
-    trainer.compile(optimizer="adam")
+    trainer.compile(optimizer="adam", run_eagerly=True)  # a few steps are not worth a graph
     trainer.fit(recordings.features("train", representation, shuffle=True), epochs=1, verbose=0)
     Codec(
         representation, trainer.encoder, trainer.decoder, family=family, prior=trainer.prior, name=family
@@ -138,17 +138,21 @@ def test_a_mixture_chosen_on_validation_beats_the_gaussian_of_all(fitted):
     assert figures["validation"]["prior"] < figures["validation"]["gaussian"]
 
 
-@pytest.mark.parametrize("kind", ["mixture", "flow"])
-def test_a_fresh_process_draws_the_same(fitted, kind, fresh_process, tmp_path):
-    here = Codec.load(fitted[kind]).generate(3, label="1", seed=5)
+def test_a_fresh_process_draws_the_same(fitted, fresh_process, tmp_path):
+    kinds = ("mixture", "flow")
     code = """
 import sys, numpy as np
 from spectrovae.codec import Codec
-np.save(sys.argv[2], Codec.load(sys.argv[1]).generate(3, label="1", seed=5))
+for bundle in sys.argv[2:]:
+    codec = Codec.load(bundle)
+    np.save(f"{sys.argv[1]}/{codec.learned['kind']}.npy", codec.generate(3, label="1", seed=5))
 """
-    fresh_process(code, fitted[kind], tmp_path / "drawn.npy")
-    np.testing.assert_allclose(np.load(tmp_path / "drawn.npy"), here, atol=1e-4)
-    assert here.shape == (3, Codec.load(fitted[kind]).segment_samples)
+    fresh_process(code, tmp_path, *(fitted[kind] for kind in kinds))
+    for kind in kinds:
+        codec = Codec.load(fitted[kind])
+        here = codec.generate(3, label="1", seed=5)
+        np.testing.assert_allclose(np.load(tmp_path / f"{kind}.npy"), here, atol=1e-4)
+        assert here.shape == (3, codec.segment_samples)
 
 
 def test_conditions_choose_what_is_drawn(fitted):
@@ -234,6 +238,7 @@ def test_a_prior_of_another_encoder_is_refused(fitted, bundles, recordings, tmp_
     mixed = shutil.copytree(fitted["mixture"], tmp_path / "mixed")
     description = json.loads((mixed / "codec.json").read_text())
     description["learned_prior"]["encoder"] = "0" * 64
+    del description["digest"]
     (mixed / "codec.json").write_text(json.dumps(description))
     with pytest.raises(InputError, match="another encoder"):
         Codec.load(mixed)

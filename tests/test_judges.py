@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from interrupts import interrupted
-from tones import SAMPLES, write_tones
+from tones import SAMPLES
 
 from spectrovae.cli import main
 from spectrovae.data import Recordings
@@ -19,8 +19,8 @@ from spectrovae.training import fit_judge
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tones(tmp_path_factory.mktemp("tones"))
+def folder(tones):
+    return tones
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,8 @@ def recordings(folder):
 
 
 @pytest.fixture(scope="module")
-def bundle(recordings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("judges") / "pitches"
-    fit_judge("label", recordings, out, epochs=15, batch_size=8)
-    return out
+def bundle(trained_judge):
+    return trained_judge
 
 
 def heard(judge, recordings, split="test"):

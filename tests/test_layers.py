@@ -137,14 +137,14 @@ def test_calibrated_sigma_hands_on_and_keeps_a_running_mean(tmp_path):
     model = keras.Model(inputs, CalibratedSigma(decay=0.9, name="sigma")(inputs))
     layer, features = model.get_layer("sigma"), noise(2, 4, 4, 2)
     np.testing.assert_array_equal(model(features), features)
-    observed = noise(40, 2)
+    observed = noise(40, 2) - np.float32([3.0, 11.0])
     for row in observed:
         layer.update(row)
     expected = np.zeros(2)
     for count, row in enumerate(observed):
-        decay = min(0.9, count / (count + 1))
-        expected = decay * expected + (1 - decay) * row
-    np.testing.assert_allclose(layer.log_sigma, expected, atol=1e-5)
+        decay = min(0.9, count / (count + 9))
+        expected = decay * expected + (1 - decay) * np.exp(2.0 * row)
+    np.testing.assert_allclose(layer.log_sigma, 0.5 * np.log(expected), atol=1e-5)
     assert not model.trainable_weights
     model.save(tmp_path / "sigma.keras")
     loaded = keras.saving.load_model(tmp_path / "sigma.keras").get_layer("sigma")

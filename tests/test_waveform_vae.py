@@ -69,7 +69,7 @@ def test_the_loss_is_the_naive_one(head, likelihood, learning):
     kl = 0.5 * (mean**2 + np.exp(log_variance) - 1.0 - log_variance).reshape(3, -1).sum(axis=1)
     beta = 0.7 * 0.4 if learning else 0.7
     expected = np.mean(likelihoods + 0.3 * LENGTH * distance + beta * kl)
-    assert found == pytest.approx(expected, rel=1e-3)  # sigma is bounded softly
+    assert found == pytest.approx(expected, rel=1e-3)
     figures = {metric.name: float(metric.result()) for metric in trainer.metrics}
     assert figures["distance"] == pytest.approx(distance.mean(), rel=1e-4)
     assert figures["kl"] == pytest.approx(kl.mean(), rel=1e-4)

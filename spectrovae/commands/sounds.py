@@ -1,10 +1,11 @@
 """Sub-commands of sounds and of the machine: data sets, transforms there and back."""
 
 import os
+import re
 from pathlib import Path
 
 import spectrovae
-from spectrovae.commands.options import build_representation, counter, free_path, log, plain
+from spectrovae.commands.options import build_representation, counter, free_path, log, naming, plain
 
 
 def doctor(options) -> tuple[dict, str]:
@@ -25,6 +26,13 @@ def doctor(options) -> tuple[dict, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "absent"
     versions["tensorflow"] = tf.__version__
+    keras_version = tuple(map(int, re.findall(r"\d+", versions["keras"])[:3]))
+    warnings = []
+    if not ((3, 12, 4) <= keras_version < (3, 13) or keras_version >= (3, 14, 1)):  # as in setup.cfg
+        warnings.append(
+            f"Keras {versions['keras']} has known holes: a crafted model file can run code or read other files; pip "
+            "install --upgrade keras"
+        )
     result = {
         "spectrovae": spectrovae.__version__,
         "python": platform.python_version(),
@@ -33,6 +41,7 @@ def doctor(options) -> tuple[dict, str]:
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
         "cores": os.cpu_count(),
         "precision": best_precision(),
+        "warnings": warnings,
     }
     return result, "\n".join(f"{name:12} {plain(value)}" for name, value in result.items())
 
@@ -41,7 +50,7 @@ def data_scan(options) -> tuple[dict, str]:
     """Account for every file of a folder, and show the splits."""
     from spectrovae.data import scan
 
-    manifest = scan(options.data, pattern=options.pattern, progress=counter("scanned"))
+    manifest = scan(options.data, **naming(options), progress=counter("scanned"))
     splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
     result = manifest.summary() | {"splits": splits}
     if options.out:

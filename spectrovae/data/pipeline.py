@@ -17,10 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae import audio
-from spectrovae.data import toy
-from spectrovae.data.manifest import SPLITS, Manifest, Progress, scan
+from spectrovae.data import decode, provenance, toy
+from spectrovae.data.describe import describe
+from spectrovae.data.manifest import Manifest, Progress
+from spectrovae.data.scan import manifest_of
 from spectrovae.data.sources import Example, FileSource, ToySource
-from spectrovae.errors import InputError
+from spectrovae.data.splits import SPLITS
+from spectrovae.errors import InputError, within_graphs
 
 CACHE_BYTES = 2 << 30
 
@@ -37,6 +40,10 @@ class Recordings:
         samples: of each example.
         fingerprint: changes when the recordings, the splits or the way they are cut do.
         manifest: the ``Manifest`` behind the examples; None for a toy set.
+        rule: the split rule that was used; "auto" is resolved.
+        notes: sentences for a person: what was left out, and how splits and labels were chosen.
+        allow_seen: whether a model may be measured on clips that it was trained or validated on, by other settings than
+            those of its fit. It is said either way.
     """
 
     def __init__(
@@ -50,6 +57,9 @@ class Recordings:
         self.samples: int = source.samples
         self.fingerprint: str = source.fingerprint
         self.manifest: Manifest | None = source.manifest
+        self.rule: str = source.rule
+        self.notes: list[str] = source.notes
+        self.allow_seen = False
 
     @classmethod
     def open(
@@ -65,6 +75,8 @@ class Recordings:
         decoder: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         pattern: str | None = None,
+        labels: str | os.PathLike | None = None,
+        label_from: int | None = None,
         progress: Progress | None = None,
     ) -> "Recordings":
         """Open a folder (which is scanned), a manifest or its file, or a toy set by name (``toy:harmonic``).
@@ -76,12 +88,16 @@ class Recordings:
                 the end.
             long: what becomes of longer recordings: "crop" keeps their beginning, "chunk" cuts all of it into
                 overlapping pieces, the last one flush with the end; "auto" crops where 99 % of the
-                recordings are no longer than an example, and chunks otherwise.
+                recordings are no longer than an example and no more than 3 % of the sound is lost, and chunks
+                otherwise.
             overlap: the part that neighbouring chunks share, 0 <= overlap < 1.
-            split: the rule of ``Manifest.splits``: "auto", "hash", "speaker" or "fsdd".
-            decoder: forces one decoder of ``spectrovae.data.decode``.
+            split: the rule, see :func:`spectrovae.data.splits.divide`: "auto", "hash", "speaker", "fsdd", "folder",
+                "time" or "table".
+            decoder: "soundfile" for all files, or "tensorflow-io" for those that it is proved to decode equally;
+                the default is that where the recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
             cache_bytes: memory for decoded waveforms and features.
-            pattern, progress: as for ``spectrovae.data.manifest.scan``.
+            pattern, labels, label_from: see :func:`spectrovae.data.labels.named`; for a manifest too.
+            progress: as for ``spectrovae.data.scan.scan``.
 
         Raises:
             InputError: nothing usable there, or an argument out of range.
@@ -98,7 +114,7 @@ class Recordings:
             made = ToySource(toy.open_toy(source, sample_rate, samples, duration))
             config = {"source": source, "sample_rate": made.sample_rate, "samples": made.samples}
             return cls(made, cache_bytes, config)
-        manifest = _manifest(source, pattern, progress)
+        manifest = manifest_of(source, pattern, labels, label_from, progress)
         rates = Counter(int(record.sample_rate or 0) for record in manifest.accepted)
         rate = sample_rate or max(rates, key=lambda rate: (rates[rate], rate))
         samples = audio.example_length(rate, samples, duration)
@@ -111,7 +127,12 @@ class Recordings:
             "split": split,
             "pattern": manifest.pattern,
         }
-        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes, config)
+        config |= {"labels": str(Path(labels).resolve())} if labels is not None else {}
+        config |= {"label_from": label_from} if label_from is not None else {}
+        files = FileSource(manifest, rate, samples, long, overlap, split, decoder)
+        if files.worth_checking(cache_bytes):
+            files = FileSource(decode.checked(manifest), rate, samples, long, overlap, split, decoder)
+        return cls(files, cache_bytes, config)
 
     @classmethod
     def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
@@ -123,6 +144,34 @@ class Recordings:
     def get_config(self) -> dict[str, Any]:
         """The arguments of ``open`` that give these recordings again, as JSON."""
         return dict(self._config)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a model that is trained on these remembers of them: see :mod:`spectrovae.data.provenance`.
+
+        ``open``, the arguments of :meth:`open`; ``fingerprint``; ``rule``; and ``splits``, the contents of each split,
+        by the first 16 hexadecimal digits of their SHA-256.
+        """
+        return {
+            "open": self.get_config(), "fingerprint": self.fingerprint, "rule": self.rule,
+            "splits": self._source.contents(),
+        }  # fmt: skip
+
+    def measured(self, split: str, codecs: Sequence[Any] = (), judges: Sequence[Any] = ()) -> dict[str, Any]:
+        """What a result says of its data: see :func:`spectrovae.data.provenance.measured`."""
+        return provenance.measured(self, split, codecs, judges)
+
+    def stretches(self, split: str) -> list[Any]:
+        """The content of each example of a split: see :class:`spectrovae.data.sources.Stretch`."""
+        return self._source.stretches(_known(split))
+
+    def describe(self) -> str:
+        """What there is to train on, in a few lines: files, hours, cutting, splits, labels."""
+        return describe(self)
+
+    def require(self, *splits: str) -> None:
+        """Raise InputError where a split is empty, or a file of it vanished or changed since the scan."""
+        for split in splits:
+            self._checked(split)
 
     def examples(self, split: str) -> list[Example]:
         """The examples of a split, in the order of ``waveforms(split)``."""
@@ -220,8 +269,8 @@ class Recordings:
 
     def places(self, split: str, speakers: Sequence[str]) -> np.ndarray:
         """The place of each example's speaker among ``speakers``, their number for anybody else: int32 (examples,)."""
-        place = {name: index for index, name in enumerate(speakers)}
-        return np.array([place.get(str(example.speaker), len(place)) for example in self.examples(split)], np.int32)
+        place: dict[str | None, int] = {name: index for index, name in enumerate(speakers)}
+        return np.array([place.get(example.speaker, len(place)) for example in self.examples(split)], np.int32)
 
     def spoken(
         self,
@@ -285,7 +334,8 @@ class Recordings:
         count = len(self.examples(split))
         if count == 0:
             raise InputError(
-                f"the {split} split is empty ({self._source.described}); add recordings, or choose another split rule"
+                f"the {split} split is empty ({self._source.described}): add recordings, choose another split rule, or "
+                "shorter examples, so that one long recording can be split in time"
             )
         if ("waveforms", split) not in self._cache:
             self._source.check(split)
@@ -297,7 +347,7 @@ class Recordings:
 
     def _keep(self, key: Any, batches: tf.data.Dataset) -> tf.Tensor:
         # Batches are gathered by tf.data, which works on the host.
-        with tf.device("CPU:0"):
+        with tf.device("CPU:0"), within_graphs():
             self._cache[key] = tf.concat(list(batches), axis=0)
         return self._cache[key]
 
@@ -305,12 +355,7 @@ class Recordings:
         key, shape = ("waveforms", split), (len(self.examples(split)), self.samples)
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
-        try:
-            return self._keep(key, self._source.load_all(split))
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"a recording could not be decoded; scan the folder again: {error.message.splitlines()[0]}"
-            ) from error
+        return self._keep(key, self._source.load_all(split))
 
     def _feature_array(self, split: str, representation: Any) -> tf.Tensor | None:
         key = ("features", split, _identity(representation))
@@ -318,17 +363,6 @@ class Recordings:
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
         return self._keep(key, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
-
-
-def _manifest(source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None) -> Manifest:
-    if isinstance(source, Manifest):
-        return source
-    path = Path(source)
-    if path.is_file():
-        if path.suffix.lower() in audio.SUFFIXES:
-            raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
-        return Manifest.read(path)
-    return scan(path, pattern=pattern, progress=progress)
 
 
 def _known(split: str) -> str:
@@ -358,10 +392,6 @@ def _numbers(
     """Batches of example numbers, with the epoch: the order that every dataset here follows."""
     if batch_size < 1:
         raise InputError(f"batch_size must be positive, received {batch_size}")
-    if first_epoch is None:
-        rows = tf.data.Dataset.range(count)
-        rows = rows.shuffle(count, seed=seed) if shuffle else rows
-        return rows.batch(batch_size).map(lambda rows: (rows, tf.constant(-1, tf.int64)))
 
     def one_epoch(epoch):
         rows = tf.range(count, dtype=tf.int64)
@@ -369,8 +399,15 @@ def _numbers(
             rows = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
         return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size).map(lambda rows: (rows, epoch))
 
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch).skip(first_step)
-    return epochs.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    if first_epoch is not None:
+        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch).skip(first_step)
+        return epochs.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    with tf.device("CPU:0"):  # where tf.data works
+        passes = tf.Variable(-1, dtype=tf.int64, trainable=False)
+    # Dataset.shuffle would depend on TensorFlow's global seed.
+    one_pass = tf.data.Dataset.range(1).map(lambda _: passes.assign_add(1)).flat_map(one_epoch)
+    one_pass = one_pass.map(lambda rows, epoch: (rows, -tf.ones_like(epoch)))
+    return one_pass.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
 
 
 def _rows(*order: Any, **options: Any) -> tf.data.Dataset:

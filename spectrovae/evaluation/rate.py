@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae import losses
-from spectrovae.models.base import posteriors_of
-from spectrovae.models.conditioning import whole
+from spectrovae.models.base import layers_of, posteriors_of, sigma_of
+from spectrovae.quantisers import Quantiser
 
 TOLERANCE = 0.05
 """The noise on a latent without a posterior is the most that raises the error by this part."""
@@ -66,16 +66,16 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
             "numbers": numbers,
             "distortion_db": distortion(latents),
         }
-        decoder = whole(codec.decoder)
-        if any(layer.name == "sigma" for layer in decoder.layers):
-            log_sigma = decoder.get_layer("sigma").log_sigma
+        sigma = sigma_of(codec.decoder)
+        if sigma is not None:
+            log_sigma = np.log(sigma)
             pairs = zip(parts, latents)
             nats += sum(float(tf.reduce_sum(losses.calibrated_nll(x, decode(z), log_sigma))) for x, z in pairs)
             found["bound_nats"] = nats / len(features)
         return found
     latents = [[np.asarray(z) for z in tf.nest.flatten(codec.encoder(part))] for part in parts]
     if any(kind.is_integer for kind in codec.latent_types):
-        size = codec.encoder.get_layer("quantiser").codebook_size
+        size = layers_of(codec.encoder, Quantiser)[0].codebook_size
         return {
             "kind": "codes",
             "bits": numbers * math.log2(size),

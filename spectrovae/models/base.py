@@ -1,13 +1,13 @@
 """What every family's trainer shares, and the padding that lets a family take features of any size."""
 
 import math
-import re
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from spectrovae import losses
+from spectrovae import layers, losses
 from spectrovae.errors import InputError
 
 WARMUPS = ("linear", "cyclical", "log")
@@ -111,15 +111,15 @@ class Trainer(keras.Model):
     def calibrated_nll(self, target, prediction, training: bool):
         """Negative log-likelihood of each example in nats [shape=(batch,)], of a Gaussian of one sigma a channel.
 
-        In training of the batch's best sigma (Rybkin et al., 2021), which the decoder's layer ``sigma`` keeps a running
-        mean of; in evaluation of that mean.
+        In training of the batch's best sigma (Rybkin et al., 2021), of which the decoder's
+        :class:`spectrovae.layers.CalibratedSigma` keeps a running mean; in evaluation of that mean.
         """
-        kept = self.decoder.get_layer("sigma")
+        (layer,) = layers_of(self.decoder, layers.CalibratedSigma)
         if not training:
-            return losses.calibrated_nll(target, prediction, kept.log_sigma)
-        log_sigma = losses.optimal_log_sigma(losses.channel_squared_error(target, prediction))
-        kept.update(log_sigma)
-        return losses.calibrated_nll(target, prediction, log_sigma)
+            return losses.calibrated_nll(target, prediction, layer.log_sigma)
+        nll, log_sigma = losses.optimal_nll(target, prediction, layer.least_log_sigma)
+        layer.update(log_sigma)
+        return nll
 
     def reconstruct(self, features):
         """Features -> features through encoder and decoder, without noise."""
@@ -135,18 +135,57 @@ class Trainer(keras.Model):
         }
 
 
+def layers_of(model: keras.Model, kind: type) -> list[Any]:
+    """The layers of a model that are of a class, those of models within it too, in the model's order."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, kind):
+            found.append(layer)
+        elif isinstance(layer, keras.Model):
+            found += layers_of(layer, kind)
+    return found
+
+
+def sigma_of(decoder: keras.Model) -> np.ndarray | None:
+    """Standard deviation of a decoder's calibrated likelihood, in feature units [shape=(channels,)]; None without one.
+
+    It is what the training loss, the bound in nats and the collapse law take for the noise of a cell.
+    """
+    found = layers_of(decoder, layers.CalibratedSigma)
+    return np.exp(ops.convert_to_numpy(found[0].log_sigma)) if found else None
+
+
 def posteriors_of(encoder: keras.Model) -> Any:  # a keras.Model or None
     """Features -> ([mean, ...], [log-variance, ...]) of the latent groups, from an encoder as saved and loaded alone.
 
-    The groups are the encoder's layers ``posterior``, or ``posterior_0``, ``posterior_1``, ..., in coordinates where
-    each one's prior is N(0, I). None for an encoder without any.
+    The groups are the encoder's layers :class:`spectrovae.layers.GaussianParameters`, in the order of their names'
+    numbers, in coordinates where each one's prior is N(0, I). None for an encoder without any.
     """
-    found = {layer.name: layer for layer in encoder.layers if re.fullmatch(r"posterior(_\d+)?", layer.name)}
-    if not found:
+    groups = layers_of(encoder, layers.GaussianParameters)
+    if not groups:
         return None
-    moments = [found[name].output for name in sorted(found, key=lambda name: (len(name), name))]
+    moments = [layer.output for layer in sorted(groups, key=lambda layer: (len(layer.name), layer.name))]
     means, log_variances = zip(*moments)
     return keras.Model(encoder.input, (list(means), list(log_variances)), name="posteriors")
+
+
+def count_weights(*models: keras.Model) -> int:
+    """Number of weights in models, those of a layer in several of them once.
+
+    Two files that hold one layer give two objects when they are loaded, which are known by the layer's name and its
+    values; layers of nothing but zeros or ones, which are not trained yet, by being the same object.
+    """
+    owners: dict[tuple[int, str], dict[int, Any]] = {}
+    for index, model in enumerate(models):
+        for weight in model.weights:
+            owners.setdefault((index, weight.path.rpartition("/")[0]), {})[id(weight)] = weight
+    sizes = {}
+    for (_, path), weights in owners.items():
+        values = [ops.convert_to_numpy(weight) for weight in weights.values()]
+        constant = all(np.all(value == value.flat[0]) for value in values if value.size)
+        key = tuple(weights) if constant else (path.rpartition("/")[2], *(value.tobytes() for value in values))
+        sizes[key] = sum(value.size for value in values)
+    return sum(sizes.values())
 
 
 def reduced_shape(feature_shape, strides) -> tuple[int, int]:

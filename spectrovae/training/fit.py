@@ -33,6 +33,7 @@ def fit(
     warmup_epochs: float | None = None,
     resume: bool = False,
     force: bool = False,
+    reuse: bool = False,
     **model_options,
 ) -> Codec:
     """Build a family's model for these recordings and train it: what ``spectrovae fit`` runs.
@@ -49,7 +50,7 @@ def fit(
     options = options or FitOptions()
     with reserved(out):
         trainer = _build(family, recordings, representation, options, warmup_epochs, model_options)
-        return train(trainer, representation, recordings, out, options, resume=resume, force=force)
+        return train(trainer, representation, recordings, out, options, resume=resume, force=force, reuse=reuse)
 
 
 def train(
@@ -61,6 +62,7 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
+    reuse: bool = False,
 ) -> Codec:
     """Train a model and keep it as a bundle at ``out``.
 
@@ -76,6 +78,7 @@ def train(
         options: how to train.
         resume: continue a run that is finished or stopped improving, perhaps with more ``epochs`` or another
             ``patience``.
+        reuse: return the model of a finished run of the same configuration, instead of refusing it.
         force: start over where a bundle is; model and run there stay as they are until the first epoch is over.
 
     Returns:
@@ -91,7 +94,7 @@ def train(
     with reserved(out):
         options = _staged(trainer, options or FitOptions(), out, force)
         config = run_config(trainer, representation, recordings, options)
-        before = _check_out(out, config, resume=resume, force=force)
+        before = _check_out(out, config, resume=resume, force=force, reuse=reuse)
         run = Run(out, config, replacing=force and _occupied(out))
         training = Training(trainer, representation, recordings, out, options, run)
         if run.begun:
@@ -218,7 +221,7 @@ def _build(family, recordings, representation, options, warmup_epochs, model_opt
         )
 
 
-def _check_out(out: Path, config: dict, *, resume: bool, force: bool) -> dict:
+def _check_out(out: Path, config: dict, *, resume: bool, force: bool, reuse: bool) -> dict:
     """Continue the same run, refuse another one unless forced; the configuration on disk, empty where there is none."""
     if force or not _occupied(out):
         return {}
@@ -235,7 +238,7 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool) -> dict:
             f"{out} holds a run with other settings ({', '.join(changed)}); give the same ones to continue it, choose "
             "another folder, or --force to start over"
         )
-    if not resume and Run(out, config).progress().get("finished", False):
+    if not (resume or reuse) and Run(out, config).progress().get("finished", False):
         raise InputError(
             f"{out} is finished; --force starts over, --resume with more --epochs goes on, or choose another folder"
         )

@@ -130,7 +130,7 @@ def _trained(target: str, labels: list[str], recordings: Recordings, run: Resuma
         "epochs": epochs,
         "epoch": run.best_epoch,
         "seed": seed,
-        "data": recordings.get_config(),
+        "data": recordings.provenance(),
         "training_seconds": run.elapsed,
     }
     return judge

@@ -138,6 +138,7 @@ class Training:
             prior=self.trainer.prior,
             name=self.out.resolve().name,
             segment_frames=self.trainer.feature_shape[1],
+            data=self.recordings.provenance(),
         )
         examples = len(self.recordings.examples("train"))
         live = LiveDiagnostics(self.trainer, self.recordings, self.representation, options.batch_size, options.seed)
@@ -231,7 +232,8 @@ class Training:
         self.twin.encoder.set_weights(best.encoder.get_weights())
         self.twin.decoder.set_weights((best.conditioned or best.decoder).get_weights())
         # The codec has the best weights now. A prior that was learned of this very encoder stays.
-        codec.learned_prior, codec.learned = best.learned_prior, best.learned
+        if best.learned_prior is not None:
+            codec = codec.replace(learned_prior=best.learned_prior, learned=best.learned)
         metrics = _evaluate(self.twin, self.validation)
         if self.corruption:
             metrics |= _evaluate(self.twin, self.clean_validation(), "validation_clean")

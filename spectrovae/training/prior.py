@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae import files, models
-from spectrovae.bundle import load_prior, read_description, weights_digest
+from spectrovae.bundle import read, read_description, weights_digest
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.data.pipeline import shuffled
 from spectrovae.errors import InputError
+from spectrovae.evaluation.systems import data_of
 from spectrovae.models.priors import Prior
 from spectrovae.training.callbacks import ShowSteps, log, sigterm_as_interrupt
 from spectrovae.training.mixture import fit_mixture, mean_nll
@@ -90,6 +91,8 @@ def fit_prior(
             f"{codec.name} works at {codec.sample_rate} Hz, the recordings are at {recordings.sample_rate} Hz; open "
             f"them with sample_rate={codec.sample_rate}"
         )
+    held = "test" if recordings.examples("test") else "validation"
+    about = data_of(recordings, held, [codec], log=log)
     for split in ("train", "validation"):
         if not recordings.examples(split):
             raise InputError(f"the {split} split is empty; add recordings, or choose another split rule")
@@ -104,7 +107,11 @@ def fit_prior(
             settings | {"options": options, "encoder": encoder, "fingerprint": recordings.fingerprint},
         )
         prior, learned = _fitted(codec, recordings, kind, options, settings, run)
-        fitted = _replaced(codec, Path(bundle), prior, learned | {"encoder": encoder}, insisted)
+        memory = {name: value for name, value in (codec.data or {}).items() if name != "prior"}
+        if memory.get("fingerprint") != recordings.fingerprint:
+            memory["prior"] = recordings.provenance()
+        learned |= {"encoder": encoder, "data": about}
+        fitted = _replaced(codec, Path(bundle), prior, learned, insisted).replace(data=memory)
         fitted.save(bundle)
         run.clear()
         with contextlib.suppress(OSError):
@@ -148,7 +155,7 @@ def _replaced(codec: Codec, bundle: Path, prior, learned: dict[str, Any], insist
         return codec.replace(learned_prior=prior, learned=learned, info=info)
     earlier: dict[str, Any] = {}
     with contextlib.suppress(InputError):  # an earlier prior that cannot be read goes
-        earlier["learned_prior"], earlier["learned"] = load_prior(bundle, codec.encoder)
+        earlier["learned_prior"], earlier["learned"] = read(bundle, lambda parts: parts.prior(codec.encoder))
     return codec.replace(**earlier, info=info | {REJECTED: learned})
 
 
