@@ -14,9 +14,8 @@ import types
 import keras
 import numpy as np
 import pytest
-from interrupts import history
+from interrupts import history, killed, signalled, stopping
 from mutations import damage_run
-from test_resume import killed, signalled, stopping
 from tones import write_tones
 
 from spectrovae import training
@@ -334,7 +333,7 @@ def opened(finished, recordings, representation):
 
 
 def fuzzed(opened, finished, tmp_path, count, seed):
-    """Damage run folders; how many were refused."""
+    """Damage run folders; how many were refused. More of them: tests/nightly/test_resume.py."""
     refused = 0
     for number in range(count):
         out = tmp_path / str(number)
