@@ -309,7 +309,7 @@ def check_resume(family, recordings, representation, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_continues_exactly(recordings, representation, tmp_path, monkeypatch):
-    """A VAE: tests/nightly/test_resume.py."""
+    """A VAE: tests/nightly/test_exact_resume.py."""
     check_resume("vq-vae", recordings, representation, tmp_path, monkeypatch)
 
 
