@@ -112,7 +112,7 @@ def transform(options) -> tuple[dict, str]:
 
     if options.max_db is None:
         representation = build_representation(options, sample_rate, max_db=representation.peak_db(pieces()))
-    representation.adapt(pieces())
+    blocks.adapt(representation, waveform())
     figures = ceiling.write(representation, waveform, samples, options.out, force=options.force)
     return figures | {"folder": options.out}, f"{options.out}: {plain(figures)}"
 
