@@ -9,6 +9,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -90,14 +91,17 @@ def clear_temporary(folder: Path) -> None:
 
 def synchronise(path: str | os.PathLike) -> None:
     """Have a file, or the names in a folder, on the disk when this returns (fsync)."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = None
     try:
+        handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):  # a file system without it
+        # A file system without it, or Windows, which opens no folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
             raise
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -360,6 +364,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write ``value`` as indented JSON (no NaN, no infinity), whole or not at all."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def as_json(value: Any) -> Any:
+    """``value`` as JSON can hold it: NumPy's numbers and arrays as numbers and lists, NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [as_json(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return as_json(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -119,6 +119,7 @@ def study(
     result: dict[str, Any] = {
         "kind": "study",
         "spectrovae": __version__,
+        "data": recordings.measured(split),
         "settings": {"split": split, "clips": len(recordings.examples(split)), "data": recordings.get_config()},
         "trials": [],
         "rows": [],
@@ -273,6 +274,7 @@ def _page(result: Mapping[str, Any]) -> Report:
     report = Report(
         f"A study of {len(result['summary'])} models",
         f"{settings['clips']} clips of the {settings['split']} split. Same data, budget and seeds for all.",
+        result["data"],
     )
     report.section("Rate and distortion")
     for reference in result["references"]:

@@ -186,14 +186,22 @@ def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
 
 
 def test_families_of_samples_stand_beside_those_of_spectrograms(tmp_path, capsys):
+    """With RAVE: tests/nightly/test_every_family.py."""
+    check_families(["autoencoder", "waveform-vae"], tmp_path, capsys)
+
+
+def check_families(families, tmp_path, capsys):
     """Each on its own representation, all on examples of a length that each can take, which is rounded up once."""
     out = tmp_path / "study"
-    arguments = ["study", "rave", "vae", "waveform-vae", "--data", "toy:harmonic?size=40", "--duration", "0.25"]
+    arguments = ["study", *families, "--data", "toy:harmonic?size=40", "--duration", "0.25"]
     assert main([*arguments, "--epochs", "1", "--preset", "tiny", "--out", str(out)]) == 0
     capsys.readouterr()
     codecs = [Codec.load(path) for path in sorted((out / "fits").iterdir())]
-    assert {type(codec.representation).__name__ for codec in codecs} == {"Subbands", "LogSTFT", "Chunks"}
+    kinds = {"rave": "Subbands", "waveform-vae": "Chunks"}
+    assert [type(codec.representation).__name__ for codec in codecs] == [
+        kinds.get(family, "LogSTFT") for family in sorted(families)
+    ]
     rows = json.loads((out / "study.json").read_text())["rows"]
-    assert [row["family"] for row in rows] == ["rave", "vae", "waveform-vae"]
+    assert [row["family"] for row in rows] == families
     assert all(np.isfinite(row["rmse_db"]) for row in rows)
     assert {codec.segment_samples for codec in codecs} <= {2048, 1920}  # of a spectrogram: what its frames span

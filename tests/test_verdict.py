@@ -14,7 +14,7 @@ from spectrovae import training
 from spectrovae.cli import main
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import TrainingError
 from spectrovae.evaluation.diagnostics import code_figures
 from spectrovae.models import VAE, UNet
 from spectrovae.representations import REPRESENTATIONS as REGISTERED
@@ -303,7 +303,7 @@ def test_an_update_that_is_not_finite(trainer):
 def test_a_fit_that_diverges_names_the_loss_term(recordings, representation, tmp_path):
     """alpha overflows float32; nothing was saved, and the verdict is there all the same."""
     options = training.FitOptions(epochs=2, batch_size=16, precision="float32")
-    with pytest.raises(InputError, match=r"diverged in epoch 1.*--learning-rate.*loss term reconstruction"):
+    with pytest.raises(TrainingError, match=r"diverged in epoch 1.*--learning-rate.*loss term reconstruction"):
         training.fit(
             "vae", recordings, representation, tmp_path / "run", options, preset="tiny", likelihood="alpha_mse",
             alpha=1e39,
@@ -328,7 +328,7 @@ def test_a_divergence_that_does_not_happen_again(recordings, representation, tmp
         keras.Model, "fit", lambda self, *a, callbacks=(), **k: original(self, *a, callbacks=[*callbacks, Spoil()], **k)
     )
     options = training.FitOptions(epochs=3, batch_size=16, precision="float32")
-    with pytest.raises(InputError, match="diverged in epoch 2.*stayed finite when"):
+    with pytest.raises(TrainingError, match="diverged in epoch 2.*stayed finite when"):
         training.fit("vae", recordings, representation, tmp_path / "run", options, preset="tiny")
     assert Codec.load(tmp_path / "run", verify=True).info["epoch"] == 1
 

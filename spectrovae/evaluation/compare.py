@@ -88,6 +88,7 @@ def compare(
     check_output(out, force=force, mark=RESULT)
     if resamples < 1:
         raise InputError(f"the number of bootstrap resamples must be at least 1; received {resamples}")
+    data = systems.data_of(recordings, split, codecs, judges, log)
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
     judged = _judges(judges, recordings, split, indices)
@@ -115,6 +116,7 @@ def compare(
     result: dict[str, Any] = {
         "kind": "comparison",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "split": split,
             "clips": len(indices),
@@ -132,7 +134,7 @@ def compare(
             "confidence": 0.95,
             "speakers": len(set(speakers)) if speakers else None,
             "judges": [
-                {"name": name, "target": judge.target, "labels": judge.labels, "info": judge.info}
+                {"name": name, "target": judge.target, "labels": judge.labels, "info": _figures(judge)}
                 for name, judge in judged.items()
             ],
         },
@@ -166,6 +168,11 @@ def _judges(judges: Sequence[Judge], recordings: Any, split: str, indices: Seque
                 f"has none of them but {', '.join(given[:10])}: compare without it"
             )
     return dict(zip(systems.unique_stems([judge.name for judge in judges]), judges))
+
+
+def _figures(judge: Judge) -> dict[str, Any]:
+    """What a judge says of itself, without the list of its training clips."""
+    return {name: value for name, value in judge.info.items() if name != "data"}
 
 
 def _tests(

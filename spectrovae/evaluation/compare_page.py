@@ -133,6 +133,7 @@ def page(
         f"{' and '.join(models) if len(models) < 3 else f'{len(models)} models'}, compared",
         f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each at "
         f"{sample_rate} Hz, through every model and every baseline. Small figures are 95 % intervals.",
+        result["data"],
     )
     lacking = {found["label"]: found["absent"] for found in result["representations"]}
     report.section("Figures")

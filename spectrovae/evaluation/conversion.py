@@ -88,6 +88,7 @@ def convert_all(
     if resamples < 1:
         raise InputError(f"the number of bootstrap resamples must be at least 1; received {resamples}")
     named = _named(judges, codec)
+    data = systems.data_of(recordings, split, [codec], judges, log)
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
     examples = recordings.examples(split)
@@ -104,6 +105,7 @@ def convert_all(
     ]
     result = {
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "model": codec.name, "speakers": list(codec.speakers), "split": split, "clips": len(indices),
             "guidance": guidance,
@@ -246,6 +248,7 @@ def _page(result: Mapping[str, Any], sounds: Mapping[str, list[tuple[str, np.nda
         f"Converted: {settings['model']}",
         f"{settings['clips']} clips of the {settings['split']} split in the voices of {len(settings['speakers'])} "
         f"speakers, at a guidance of {settings['guidance']:g}, played to {len(settings['judges'])} judges.",
+        result["data"],
     )
     report.table("What judges heard", ("sounds", "judge", "asked for", "right"), [
         Row([Cell(row["system"], SYSTEMS[row["system"]]), Cell(row["judge"], row["target"]), Cell(row["asked"]),

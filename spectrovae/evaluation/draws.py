@@ -59,12 +59,14 @@ def examine_draws(
         own = {"judge": name, "target": judge.target, "asked": wanted, "real_accuracy": accuracy}
         rows.append(own | {"right": float(np.mean(right)) if right else None, "answers": _counts(judge, answers)})
     spaces: list[dict[str, Any]] = []
+    data = None
     if recordings is not None:
+        data = recordings.measured("test", [codec], judges)
         for name, judge in named.items():
             spaces.append(_space(name, _hidden(judge, codec), sounds, recordings, samples, unit="", mmd=True))
         if not judges:
             spaces.append(_space("spectrogram", _levels(codec), sounds, recordings, samples, unit="dB", mmd=False))
-    return {"samples": samples, "judges": rows, "spaces": spaces}
+    return {"samples": samples, "judges": rows, "spaces": spaces, "data": data}
 
 
 def _counts(judge: Judge, answers: np.ndarray) -> dict[str, int]:
@@ -132,7 +134,7 @@ def draws_page(title: str, summary: str, result: Mapping[str, Any], sounds: Sequ
         result: of :func:`examine_draws`.
         sounds: waveforms (samples,), in the order of ``result["samples"]``.
     """
-    report = Report(title, summary)
+    report = Report(title, summary, result["data"])
     if result["judges"]:
         report.table("What judges heard", ("judge", "asked", "right", "on real test clips"), [
             Row([Cell(row["judge"], row["target"]), Cell(row["asked"] or MISSING), _share(row["right"]),

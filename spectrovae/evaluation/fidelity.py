@@ -123,6 +123,7 @@ def fidelity(
     if not fidelities or not all(0.0 < value <= 1.0 for value in fidelities):
         raise InputError(f"fidelities must be above 0 and at most 1, received {list(fidelities)}")
     check_output(out, force=force, mark=RESULT)
+    data = systems.data_of(recordings, split, [codec], log=log)
     dimensions = codec.latent_shapes[0][-1]
     indices = systems.chosen_clips(recordings, split, limit)
     vectors = (codec.encode(np.asarray(batch)).reshape(-1, dimensions) for batch in recordings.waveforms("train"))
@@ -155,8 +156,8 @@ def fidelity(
             {"directions": count, "fidelity": float(directions.fidelity[count - 1]), "cut": cut, "drawn": drawn}
         )
     result = {
-        "spectrovae": __version__, "name": codec.name, "family": codec.family, "split": split, "clips": len(indices),
-        "seed": seed, "dimensions": dimensions, "needed": needed, "rows": rows,
+        "spectrovae": __version__, "data": data, "name": codec.name, "family": codec.family, "split": split,
+        "clips": len(indices), "seed": seed, "dimensions": dimensions, "needed": needed, "rows": rows,
         "curve": [float(value) for value in directions.fidelity],
     }  # fmt: skip
     result = systems.plain(result)
@@ -189,6 +190,7 @@ def _page(result: Mapping[str, Any], heard: Mapping[int, list], codec: Any) -> R
     report = Report(
         f"Fidelity of {result['name']}",
         f"{result['dimensions']} dimensions; {result['clips']} clips of the {result['split']} split.",
+        result["data"],
     )
     report.table("Directions needed", ("fidelity", "directions"), [
         Row([Cell(value), Cell(str(count), order=count)]) for value, count in result["needed"].items()

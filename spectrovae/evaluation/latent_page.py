@@ -44,6 +44,7 @@ def write(
         f"The latent of {settings['model']}",
         f"{settings['clips']} clips of the {settings['split']} split through a {settings['family']}; "
         f"{sum(group['dimensions'] for group in result['groups'])} numbers a clip.",
+        result["data"],
     )
     report.notes(result["notes"])
     sounds = _Sounds(folder / "sounds", codec)

@@ -67,6 +67,7 @@ def listen(
         raise InputError(f"a test needs at least one clip and one trial, received {clips} and {trials}")
     for codec in codecs:
         systems.check_fit(codec, recordings)
+    data = systems.data_of(recordings, split, codecs, log=log)
     indices = systems.chosen_clips(recordings, split, clips)
     names, sounds = _sounds(codecs, recordings, split, indices, ceiling, log)
     clip_names = systems.clip_names(recordings, split, list(sounds))
@@ -77,6 +78,7 @@ def listen(
     result = {
         "kind": "listening",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "split": split,
             "sample_rate": recordings.sample_rate,
@@ -155,6 +157,7 @@ def _page(result: Mapping[str, Any], wavs: Sequence[Sequence[bytes]]) -> Report:
         f"X is A, or X is B: which? {len(wavs)} clips of {settings['clip_seconds']:g} s, the original and what "
         f"{len(names) - 1} {'system makes' if len(names) == 2 else 'systems make'} of it, all equally loud. Wear "
         "headphones.",
+        result["data"],
     )
     held = json.dumps([base64.b64encode(flat[place]).decode("ascii") for place in order])
     secret = base64.b64encode(scramble(json.dumps(key).encode())).decode("ascii")

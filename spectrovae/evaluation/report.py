@@ -116,15 +116,17 @@ class Report:
     Args:
         title: heading of the page.
         summary: one or two sentences under it.
+        data: what ``Recordings.measured`` says of the clips measured; its notes stand under the summary.
     """
 
-    def __init__(self, title: str, summary: str = "") -> None:
+    def __init__(self, title: str, summary: str = "", data: Mapping[str, Any] | None = None) -> None:
         self._title = title
         self._tables: list[Table] = []
         self._scripts, self._styles = [asset("page.js")], [asset("page.css")]
         self._parts = [
             f"<header><h1>{_text(title)}</h1>" + (f"<p>{_text(summary)}</p>" if summary else "") + "</header>"
         ]
+        self.notes(data["notes"] if data else ())
 
     def section(self, title: str, *paragraphs: str) -> None:
         """Start a section with a heading and paragraphs of plain text."""

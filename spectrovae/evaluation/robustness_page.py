@@ -51,6 +51,7 @@ def page(result: Mapping[str, Any], labels: Sequence[str]) -> Report:
         f"{settings['clips']} clips of the {settings['split']} split, "
         f"{settings['seeds']} seed{'s' * (settings['seeds'] != 1)}: "
         f"{', '.join(course['name'] for course in settings['perturbations'])}.",
+        result["data"],
     )
     for label in labels:
         own = [row for row in result["rows"] if row["representation"] == label]

@@ -324,3 +324,17 @@ def _unique(name: str, taken: set[str], numbered: str) -> str:
         unique, number = numbered.format(name, number), number + 1
     taken.add(unique.casefold())
     return unique
+
+
+def data_of(
+    recordings: Any, split: str, codecs: Sequence[Any] = (), judges: Sequence[Any] = (), log: Log = to_stderr
+) -> dict[str, Any]:
+    """What a result says of its data, said to the log too.
+
+    Raises:
+        InputError: a model was trained on clips that it is measured on: see ``Recordings.measured``.
+    """
+    data = recordings.measured(split, codecs, judges)
+    for note in data["notes"]:
+        log(note)
+    return data

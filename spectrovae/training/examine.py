@@ -16,7 +16,7 @@ from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose
 from spectrovae.evaluation.leak import speaker_leak
-from spectrovae.evaluation.systems import plain
+from spectrovae.evaluation.systems import data_of, plain
 from spectrovae.models.base import sigma_of
 from spectrovae.pca import principal_components
 from spectrovae.representations import Waveform
@@ -110,7 +110,8 @@ def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str)
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run'} is damaged ({error!r}); restore it from a copy, or move it away") from error
-    return examine(codec, recordings, split=split, model=model, history=history, corrupt=corrupt)
+    data = data_of(recordings, split, [codec])
+    return {"data": data} | examine(codec, recordings, split=split, model=model, history=history, corrupt=corrupt)
 
 
 def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
