@@ -3,6 +3,7 @@
 libsndfile decodes. Where it reads a header otherwise than ``containers`` does, it is given the bare samples.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -92,6 +93,9 @@ class Reader:
                 f"{self.path} has {self.sample_rate} Hz by its header; expected {RATES[0]} to {RATES[1]} Hz: "
                 "correct the header"
             )
+        if file.format == "MP3":
+            with contextlib.suppress(soundfile.LibsndfileError):
+                file.seek(0)  # as soundfile.read does, for the same last bits
         self._position, self._left = 0, np.zeros((0, self.channels), np.float32)
         self.block = max(1, BLOCK // self.channels)
         self.seekable = file.format not in ("OGG", "MP3", "FLAC") and file.subtype in _SEEKABLE
@@ -122,9 +126,11 @@ class Reader:
                 file.close()
             order = "LITTLE" if layout.little else "BIG"
             stretch = _Stretch(self._raw, layout.offset, layout.present)
-            return soundfile.SoundFile(
-                stretch, "r", layout.sample_rate, layout.channels, layout.subtype, order, "RAW"
-            )  # fmt: skip
+            described = layout.sample_rate, layout.channels, layout.subtype, order, "RAW"
+            try:
+                return soundfile.SoundFile(stretch, "r", *described)
+            except (soundfile.LibsndfileError, OverflowError) as error:
+                raise InputError(f"{self.path} is not readable audio: its header contradicts itself") from error
         if file is None:
             raise InputError(f"{self.path} is not readable audio: {reason}")
         return file
@@ -191,8 +197,11 @@ class Reader:
 
     def skip(self, samples: int) -> None:
         """Go forward; without decoding where the format has exact positions."""
-        if self.seekable:
-            self._position = self._file.seek(min(samples, self._file.frames))
+        if self.seekable and samples:
+            try:
+                self._position = self._file.seek(min(samples, self._file.frames))
+            except soundfile.LibsndfileError as error:
+                raise InputError(f"{self.path} is damaged or cut short before sample {samples}") from error
             return
         while samples > 0 and len(block := self.read(min(samples, self.block))):
             samples -= len(block)

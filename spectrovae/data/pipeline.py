@@ -94,7 +94,7 @@ class Recordings:
             split: the rule, see :func:`spectrovae.data.splits.divide`: "auto", "hash", "speaker", "fsdd", "folder",
                 "time" or "table".
             decoder: "soundfile" for all files, or "tensorflow-io" for those that it is proved to decode equally;
-                the default is that where the recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
+                the default is that where many recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
             cache_bytes: memory for decoded waveforms and features.
             pattern, labels, label_from: see :func:`spectrovae.data.labels.named`; for a manifest too.
             progress: as for ``spectrovae.data.scan.scan``.

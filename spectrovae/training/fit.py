@@ -14,7 +14,7 @@ import spectrovae
 from spectrovae import files, models, representations
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.models.base import Trainer
 from spectrovae.training.callbacks import log
 from spectrovae.training.loop import Training, holds_model
@@ -53,6 +53,7 @@ def fit(
         return train(trainer, representation, recordings, out, options, resume=resume, force=force, reuse=reuse)
 
 
+@within_graphs()
 def train(
     trainer: Trainer,
     representation: representations.Representation,

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from spectrovae import files
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.evaluation.judges import RESULT, TARGETS, Judge, build_network
 from spectrovae.files import check_output
 from spectrovae.representations import LogMel
@@ -24,6 +24,7 @@ SHIFT_SECONDS = 0.1
 NOISE_DB = (10.0, 60.0)  # signal-to-noise ratios of the training clips
 
 
+@within_graphs()
 def fit_judge(
     target: str,
     recordings: Recordings,

@@ -16,7 +16,7 @@ from spectrovae.bundle import read, read_description, weights_digest
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.data.pipeline import shuffled
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.evaluation.systems import data_of
 from spectrovae.models.priors import Prior
 from spectrovae.training.callbacks import ShowSteps, log, sigterm_as_interrupt
@@ -33,6 +33,7 @@ REJECTED = "rejected_prior"
 Classes = dict[str, np.ndarray]
 
 
+@within_graphs()
 def fit_prior(
     bundle: str | os.PathLike,
     recordings: Recordings,
