@@ -220,22 +220,22 @@ def start(*arguments, shell="", **environ):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_name_is_printed_on_any_terminal(encoding, tmp_path):
     name = os.fsencode(tmp_path) + b"/caf\xe9-\xe4\xb8\x80.wav"
-    code, _, printed = start("transform", name, "--out", "x", PYTHONIOENCODING=encoding, LC_ALL="C")
-    assert (code, b"does not exist" in printed, printed.count(b"\n")) == (2, True, 1)
+    code, _, printed = start("deploy", name, PYTHONIOENCODING=encoding, LC_ALL="C")
+    assert (code, b"no exported model" in printed, printed.count(b"\n")) == (2, True, 1)
 
 
 @pytest.mark.parametrize("shell", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| head -c 0", "2>&1 | head -c 0"])
 def test_closed_streams(shell):
     code, _, _ = start("--help", shell=f"{shell}; exit ${{PIPESTATUS[0]}}")
     assert code in (0, 1)
-    code, _, _ = start("verify", "/absent", shell=f"{shell}; exit ${{PIPESTATUS[0]}}")
+    code, _, _ = start("deploy", "/absent", shell=f"{shell}; exit ${{PIPESTATUS[0]}}")
     assert code in (1, 2)
 
 
 def test_a_working_folder_that_is_gone(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
-    command = f"cd {gone}; rmdir {gone}; {sys.executable} -m spectrovae transform a.wav --out b"
+    command = f"cd {gone}; rmdir {gone}; {sys.executable} -m spectrovae deploy a"
     done = subprocess.run(
         ["bash", "-c", command],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
