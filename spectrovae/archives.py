@@ -168,16 +168,27 @@ def _check_archive(path: str | os.PathLike) -> None:
 
 
 def _check_weights(path: str) -> None:
-    """Raise ValueError where the weights in a ``.keras`` file claim far more room than they are stored in."""
+    """Raise ValueError where the weights in a ``.keras`` file lie elsewhere, or claim far more room than they have."""
+    sizes: list[int] = []
+    elsewhere: list[str] = []  # HDF5's callbacks must not raise
+
+    def look_at_link(name, link):
+        if not isinstance(link, h5py.HardLink):
+            elsewhere.append(f"{name} is a link")
+
+    def look_at_item(name, item):
+        if isinstance(item, h5py.Dataset):
+            sizes.append(item.nbytes)
+            if item.external or item.is_virtual:
+                elsewhere.append(f"{name} lies in another file")
+
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith(".h5"):
-                sizes: list[int] = []
-
-                def add(_, item, sizes=sizes):
-                    sizes.append(getattr(item, "nbytes", 0))
-
                 with archive.open(entry) as stream, h5py.File(stream, "r") as weights:
-                    weights.visititems(add)  # follows no links
+                    weights.visititems_links(look_at_link)
+                    weights.visititems(look_at_item)
+                if elsewhere:
+                    raise ValueError(elsewhere[0])
                 if sum(sizes) > EXPANSION * entry.file_size + SPARE_BYTES:
                     raise ValueError(f"{entry.filename} of {entry.file_size} bytes claims {sum(sizes)}")

@@ -152,6 +152,9 @@ def saving(path: str | os.PathLike, description: dict) -> Iterator[Path]:
     """
     path = Path(path)
     with files.locked(path, "a save of a model", wait=WAIT), files.writing(path):
+        for name in (*FILES, *OPTIONAL, DESCRIPTION):
+            if (path / name).is_dir():
+                raise InputError(f"{path / name} is a folder, and a file is to be written there: choose another path")
         _finish(path)
         stage = path / ".saving"
         if _is_folder(stage):

@@ -560,7 +560,11 @@ class Codec:
             raise InputError(
                 f"{file} is damaged (its waveform must be {(GOLDEN, self.segment_samples)}); {bundle.MEND}"
             )
-        found = self.replay(waveform)
+        try:
+            found = self.replay(waveform)
+        except Exception as error:  # of layers that do not fit, known only when they run
+            reason = archives.first_line(error)
+            raise InputError(f"the parts in {version.path} do not fit together: {reason}; {bundle.MEND}") from error
         kinds = [{name: (array.shape, array.dtype) for name, array in arrays.items()} for arrays in (golden, found)]
         if kinds[0] != kinds[1]:
             raise InputError(f"{file} does not hold the features and latents of these parts; {bundle.MEND}")

@@ -20,8 +20,11 @@ GUIDANCE = 1.05  # at which FSDD's validation clips are right in voice and in di
 
 
 def split(decoder):
-    """(the decoder as those use it who know of no speaker, the decoder that is told or None)."""
-    return (conditioning.for_nobody(decoder), decoder) if conditioning.takes_speaker(decoder) else (decoder, None)
+    """(the decoder without a speaker, the decoder that takes one or None), from either of the two."""
+    conditioned = conditioning.whole(decoder)
+    if not conditioning.takes_speaker(conditioned):
+        return decoder, None
+    return conditioning.for_nobody(decoder) if conditioned is decoder else decoder, conditioned
 
 
 def decoded(codec: Codec, latent, speaker=None, guidance=None):

@@ -91,14 +91,17 @@ def clear_temporary(folder: Path) -> None:
 
 def synchronise(path: str | os.PathLike) -> None:
     """Have a file, or the names in a folder, on the disk when this returns (fsync)."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = None
     try:
+        handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):  # a file system without it
+        # A file system without it, or Windows, which opens no folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
             raise
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spectrovae.commands.options import open_codec, plain, recordings_of, unclipped
+from spectrovae.commands.options import open_codec, plain, recordings_for, unclipped
 from spectrovae.commands.outputs import check_folder, file_name
 from spectrovae.errors import InputError
 
@@ -24,7 +24,8 @@ def generate(options) -> tuple[dict, str]:
     judges = [Judge.load(folder) for folder in options.judge]
     if len({judge.name for judge in judges}) < len(judges):
         raise InputError("judges are told apart by their folders' names; give different ones")
-    recordings = recordings_of(options, codec) if options.data else None
+    own, options.data = options.data == "", options.data or None  # --data alone: the model's own
+    recordings = recordings_for(options, [codec]) if own or options.data else None
     prefix = audio.read(options.prefix, codec.sample_rate)[0] if options.prefix else None
     sounds = codec.generate(
         options.n, temperature=options.temperature, seed=options.seed, label=options.label, speaker=options.speaker,

@@ -9,7 +9,10 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and which names the option that an unknown one is nearest to."""
+    """A parser whose errors are one line, and which names the option that an unknown one is nearest to.
+
+    What a command's parser returns has ``given`` too, the names of the options that are on the command line.
+    """
 
     def __init__(self, *arguments, **settings):
         super().__init__(*arguments, **settings)
@@ -31,7 +34,20 @@ class Parser(argparse.ArgumentParser):
             dashes = [name for name in extra if name.startswith("-") and os.path.exists(name)]
             hint = f"; write ./{dashes[0]} for a file whose name begins with -" if dashes else ""
             self.error(f"received {text}: {' '.join(extra)}{hint}")
+        if self._subparsers is None:
+            namespace.given = self._given(args)
         return namespace, extra
+
+    def _given(self, args) -> frozenset[str]:
+        defaults = {action: action.default for action in self._actions}
+        try:
+            for action in defaults:
+                action.default = argparse.SUPPRESS
+            given, _ = super().parse_known_args(args, argparse.Namespace())
+        finally:
+            for action, default in defaults.items():
+                action.default = default
+        return frozenset(vars(given)) - frozenset(self._defaults)
 
     def _refuse_unknown(self, args: Sequence[str]) -> None:
         known = list(self._option_string_actions)

@@ -1,10 +1,11 @@
 """Sub-commands of sounds and of the machine: data sets, transforms there and back."""
 
 import os
+import re
 from pathlib import Path
 
 import spectrovae
-from spectrovae.commands.options import build_representation, counter, log, plain
+from spectrovae.commands.options import build_representation, counter, log, naming, plain
 from spectrovae.commands.outputs import check_folder, free_path
 from spectrovae.errors import InputError
 
@@ -27,6 +28,13 @@ def doctor(options) -> tuple[dict, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "absent"
     versions["tensorflow"] = tf.__version__
+    keras_version = tuple(map(int, re.findall(r"\d+", versions["keras"])[:3]))
+    warnings = []
+    if not ((3, 12, 4) <= keras_version < (3, 13) or keras_version >= (3, 14, 1)):  # as in setup.cfg
+        warnings.append(
+            f"Keras {versions['keras']} has known holes: a crafted model file can run code or read other files; pip "
+            "install --upgrade keras"
+        )
     result = {
         "spectrovae": spectrovae.__version__,
         "python": platform.python_version(),
@@ -35,6 +43,7 @@ def doctor(options) -> tuple[dict, str]:
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
         "cores": os.cpu_count(),
         "precision": best_precision(),
+        "warnings": warnings,
     }
     return result, "\n".join(f"{name:12} {plain(value)}" for name, value in result.items())
 
@@ -45,7 +54,7 @@ def data_scan(options) -> tuple[dict, str]:
 
     if options.out:
         _check_manifest(options)
-    manifest = scan(options.data, pattern=options.pattern, progress=counter("scanned"))
+    manifest = scan(options.data, **naming(options), progress=counter("scanned"))
     splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
     result = manifest.summary() | {"splits": splits}
     if options.out:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spectrovae.commands.options import log, open_codec, recordings_of, unclipped
+from spectrovae.commands.options import log, open_codec, recordings_for, unclipped
 from spectrovae.commands.outputs import free_path, free_paths
 from spectrovae.errors import InputError
 
@@ -40,7 +40,7 @@ def judge_conversion(options) -> tuple[dict, str]:
     codec = open_codec(options.bundle, prior=False)
     judges = [Judge.load(path) for path in options.judge]
     result = convert_all(
-        codec, recordings_of(options, codec), judges, options.out, split=options.split, limit=options.limit,
+        codec, recordings_for(options, [codec]), judges, options.out, split=options.split, limit=options.limit,
         guidance=options.guidance, samples=options.samples, resamples=options.resamples, seed=options.seed,
         force=options.force, log=log,
     )  # fmt: skip
