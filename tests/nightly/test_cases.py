@@ -1,7 +1,7 @@
 """Recordings as people have them, through the whole way: scan, fit, compare and export give sound or one clear line.
 
-The generators of the recordings are scripts that take a folder, in the folder that ``SPECTROVAE_CASES`` names, by default
-``cases`` beside ``SPECTROVAE_DATA``.
+The recordings come from scripts that take a folder, in the folder that ``SPECTROVAE_CASES`` names, by default ``cases``
+beside ``SPECTROVAE_DATA``.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Five thousand mutated recordings and five hundred damaged bundles; five hundred damaged runs are in test_exact_resume.
+"""Five thousand mutated recordings and five hundred damaged bundles; the damaged runs are in test_exact_resume.
 
 No crash, hang, traceback or silently wrong result. Figures are in docs/results.md.
 """

@@ -1,4 +1,4 @@
-"""A hundred SIGKILLs at random moments: nothing is lost, and a command that goes on ends as if it had never been killed.
+"""A hundred SIGKILLs at random moments: nothing is lost, and a command that goes on ends as if never killed.
 
 Each command runs in a process forked from one that has imported TensorFlow, so that a kill costs a second and not ten.
 ``SPECTROVAE_KILLS`` sets how many (100). Figures are in docs/results.md.
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks after an 
 
 KILLS = int(os.environ.get("SPECTROVAE_KILLS", "100"))
 DATA = "toy:harmonic?size=160"
-SMALL = "--preset tiny --duration 0.248 --n-fft 128 --hop-length 64 --precision float32".split()
+SMALL = ["--preset", "tiny", "--duration", "0.248", "--n-fft", "128", "--hop-length", "64", "--precision", "float32"]
 
 
 def run(arguments, log):
