@@ -84,6 +84,8 @@ def test_replace_keeps_everything_but_what_is_replaced(vae):
     assert found.learned["kind"] == "mixture"
     assert codec.learned_prior is None
     assert found.replace(info={}).learned == found.learned
+    assert found.replace(learned_prior=prior).learned == {"kind": "GaussianMixture"}
+    assert found.replace(learned_prior=None).learned_prior is None
 
 
 def test_parts_of_its_graphs_cannot_be_set(vae):
