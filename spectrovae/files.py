@@ -9,6 +9,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -375,6 +376,19 @@ def json_text(path: str | os.PathLike, value: Any) -> str:
         return json.dumps(value, indent=2, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"cannot write {path}: {error}; give numbers, text, lists and objects of them") from error
+
+
+def as_json(value: Any) -> Any:
+    """``value`` as JSON can hold it: NumPy's numbers and arrays as numbers and lists, NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [as_json(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return as_json(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def sha256(path: str | os.PathLike) -> str:

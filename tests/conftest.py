@@ -81,6 +81,44 @@ def built_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tones(built_once):
+    """120 recordings of three pitches (labels) and two timbres (speakers): see ``tones.write_tones``."""
+    from tones import write_tones
+
+    return built_once("tones", write_tones)
+
+
+@pytest.fixture(scope="session")
+def trained(built_once, tones):
+    """``trained(family)``: the bundle of a tiny model that the command line fitted to ``tones``. Not to be changed."""
+    from spectrovae.cli import main
+
+    def trained(family: str) -> Path:
+        def build(folder: Path) -> None:
+            size = ["--duration", "0.2", "--preset", "tiny", "--epochs", "1", "--precision", "float32"]
+            assert main(["fit", family, "--data", str(tones), "--out", str(folder / family), *size]) == 0
+
+        return built_once(f"trained-{family}", build) / family
+
+    return trained
+
+
+@pytest.fixture(scope="session")
+def trained_judge(built_once, tones):
+    """A judge of the pitches of ``tones``. Not to be changed."""
+    from tones import SAMPLES
+
+    from spectrovae.data import Recordings
+    from spectrovae.training import fit_judge
+
+    recordings = Recordings.open(tones, samples=SAMPLES)
+    folder = built_once(
+        "judge", lambda folder: fit_judge("label", recordings, folder / "pitches", epochs=15, batch_size=8)
+    )
+    return folder / "pitches"
+
+
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder that ``SPECTROVAE_DATA`` names. Unset skips the test; set to something missing fails it."""
     if "SPECTROVAE_DATA" not in os.environ:

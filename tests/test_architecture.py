@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "spectrovae"
 
 FLOORS = [
-    {"errors", "files", "archives", "audio", "overlap", "pca", "dsp", "plots"},
+    {"errors", "files", "archives", "environment", "containers", "reader", "audio", "overlap", "pca", "dsp", "plots"},
     {"data", "representations", "layers", "streaming_layers", "losses", "quantisers", "sampling"},
     {"models"},
     {"bundle", "generation", "conversion", "transfer", "streaming", "codec"},

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from interrupts import Interrupt, history, interrupted
+from interrupts import Interrupt
 
 from spectrovae import training
 from spectrovae.codec import Codec
@@ -71,23 +71,6 @@ def test_pairs_are_perturbed_and_clean_whatever_the_order(name, normalisation, r
     assert np.abs(other - x).max() > 0.01
     if normalisation == "range":
         np.testing.assert_allclose(target, y, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["vae", "unet"])
-def test_an_interrupted_denoising_fit_continues_exactly(family, recordings, representation, tmp_path, monkeypatch):
-    whole = fit(recordings, representation, tmp_path / "whole", family=family)
-    with monkeypatch.context() as patch:
-        interrupted(patch, epoch=2)
-        with pytest.raises(KeyboardInterrupt):
-            fit(recordings, representation, tmp_path / "parts", family=family)
-    parts = fit(recordings, representation, tmp_path / "parts", family=family)
-    for before, after in zip(history(tmp_path / "whole"), history(tmp_path / "parts"), strict=True):
-        for name in before:
-            assert float(after[name]) == pytest.approx(float(before[name]), rel=1e-3)
-    assert {"val_loss", "val_clean_loss", "val_clean_rmse_db"} <= set(before)
-    for expected, found in zip(whole.decoder.get_weights(), parts.decoder.get_weights()):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_what_a_denoising_fit_keeps_and_refuses(recordings, representation, tmp_path):

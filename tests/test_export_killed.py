@@ -136,9 +136,13 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.slow
-def test_sigkill_at_fifty_random_moments(tmp_path):
-    """Of exports of new versions and of exports that replace one by another model's."""
+def test_sigkill(tmp_path):
+    """At fifty moments: tests/nightly/test_resume.py."""
+    check_kills(4, tmp_path)
+
+
+def check_kills(kills, tmp_path):
+    """SIGKILL of exports of new versions and of exports that replace one by another model's, at random moments."""
     waveform = noise(2, 700)
     expected = {}
     for seed, name in enumerate(("first", "second")):
@@ -179,7 +183,7 @@ def test_sigkill_at_fifty_random_moments(tmp_path):
         seconds, status = export("second", 2, 600.0)
         assert status == 0
         random, statuses, replaced = np.random.default_rng(0), [], 0
-        for kill in range(50):
+        for kill in range(kills):
             name = ("first", "second")[kill % 2]
             version = 1 if kill % 4 < 2 else 3 + kill
             before = known["1"]
@@ -191,9 +195,8 @@ def test_sigkill_at_fifty_random_moments(tmp_path):
             replaced += known["1"] != before
         exports.stdin.close()
     assert set(statuses) <= {0, -signal.SIGKILL}
-    assert statuses.count(-signal.SIGKILL) >= 25
-    left = list(served.glob(f"{files.TEMPORARY}*"))
-    assert left  # so there was something half-written to see
+    assert statuses.count(-signal.SIGKILL) >= kills // 2
+    assert kills < 50 or list(served.glob(f"{files.TEMPORARY}*"))  # so there was something half-written to see
     codec = make_codec("vae")
     serving.export(codec, served, name="digits", check=False)
     assert not list(served.glob(f"{files.TEMPORARY}*"))

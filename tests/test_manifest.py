@@ -62,19 +62,20 @@ def test_every_file_is_accounted_for(mixed):
     found = scan(mixed)
     reasons = {record.path: record.reason for record in found.rejected}
     assert [record.path for record in found.accepted] == [
-        "3_theo_7.wav", "birds/b.mp3", "birds/wren/a.flac", "clipped.wav", "float.wav", "loose.ogg",
+        "3_theo_7.wav", "birds/b.mp3", "birds/wren/a.flac", "clipped.wav", "cut.wav", "float.wav", "loose.ogg",
         "one.wav", "silence.wav", "stereo.wav",
     ]  # fmt: skip
-    assert list(reasons) == ["cut.wav", "nan.wav", "none.wav", "notes.wav", "zero.wav"]
-    assert "cut short" in reasons["cut.wav"]
+    assert list(reasons) == ["nan.wav", "none.wav", "notes.wav", "zero.wav"]
+    assert found.summary()["notes"] == {"cut.wav": "cut short or damaged, 87.5 % of it is there"}
+    assert found.endings == {"hidden": 1, ".md": 1}
     assert "NaN" in reasons["nan.wav"]
     assert "no samples" in reasons["none.wav"]
     assert "not readable audio" in reasons["notes.wav"]
     assert reasons["zero.wav"] == "is empty (0 bytes)"
     assert found.ignored == 2
     summary = found.summary()
-    assert (summary["accepted"], summary["rejected"], summary["silent"], summary["clipped"]) == (9, 5, 1, 2)
-    assert summary["sample_rates"] == {"16000": 1, "44100": 1, "8000": 7}
+    assert (summary["accepted"], summary["rejected"], summary["silent"], summary["clipped"]) == (10, 4, 1, 2)
+    assert summary["sample_rates"] == {"16000": 1, "44100": 1, "8000": 8}
     assert json.loads(json.dumps(summary)) == summary
 
 

@@ -219,6 +219,20 @@ def test_one_pass_shuffled_is_repeatable_and_then_different(speech):
     np.testing.assert_array_equal(stack(recordings.waveforms("train", 8, shuffle=True, seed=1)), first)
 
 
+def test_a_shuffled_pass_does_not_depend_on_the_global_seed(speech):
+    recordings = Recordings.open(speech, samples=340)
+    orders = []
+    for seed in (None, 5, 6):
+        if seed is not None:
+            tf.random.set_seed(seed)
+        batches = recordings.waveforms("train", 8, shuffle=True, seed=3, numbered=True)
+        assert batches.cardinality() == 3
+        orders.append([np.concatenate([np.asarray(rows) for _, rows, _ in batches]).tolist() for _ in range(2)])
+    assert orders[0] == orders[1] == orders[2]
+    assert orders[0][0] != orders[0][1]
+    assert sorted(orders[0][0]) == list(range(20))
+
+
 def test_features_are_computed_once_and_again_when_the_representation_changes(speech):
     recordings, frames = Recordings.open(speech, samples=340), Frames()
     first = stack(recordings.features("train", frames))

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import spectrovae
-from spectrovae.commands.options import build_representation, counter, free_path, log, plain
+from spectrovae.commands.options import build_representation, counter, log, naming, plain
+from spectrovae.commands.outputs import check_folder, free_path
+from spectrovae.errors import InputError
 
 
 def doctor(options) -> tuple[dict, str]:
@@ -50,7 +52,9 @@ def data_scan(options) -> tuple[dict, str]:
     """Account for every file of a folder, and show the splits."""
     from spectrovae.data import scan
 
-    manifest = scan(options.data, pattern=options.pattern, progress=counter("scanned"))
+    if options.out:
+        _check_manifest(options)
+    manifest = scan(options.data, **naming(options), progress=counter("scanned"))
     splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
     result = manifest.summary() | {"splits": splits}
     if options.out:
@@ -59,6 +63,23 @@ def data_scan(options) -> tuple[dict, str]:
     lines = [f"rejected  {path}: {reason}" for path, reason in result.pop("reasons").items()]
     lines += [f"{name:12} {plain(value)}" for name, value in result.items()]
     return result | {"reasons": {record.path: record.reason for record in manifest.rejected}}, "\n".join(lines)
+
+
+def _check_manifest(options) -> None:
+    """Refuse to write a manifest over a recording, or over any other file that is no manifest."""
+    from spectrovae import audio
+    from spectrovae.data import Manifest
+
+    out = Path(options.out)
+    if out.suffix.lower() in audio.SUFFIXES:
+        raise InputError(
+            f"{out} has the name of a recording; choose another name for the manifest, such as {out}.jsonl"
+        )
+    if free_path(out, force=True).exists():
+        try:
+            Manifest.read(out)
+        except InputError as error:
+            raise InputError(f"{out} exists and is no manifest, so it is not replaced; choose another name") from error
 
 
 def data_fsdd(options) -> tuple[dict, str]:
@@ -73,7 +94,7 @@ def data_fsdd(options) -> tuple[dict, str]:
 
 def transform(options) -> tuple[dict, str]:
     """Look at a sound in a representation, and hear what comes back: its ceiling, before any model."""
-    from spectrovae import audio, files
+    from spectrovae import audio
     from spectrovae.evaluation import ceiling
     from spectrovae.representations import blocks
 
@@ -81,7 +102,7 @@ def transform(options) -> tuple[dict, str]:
     sample_rate = options.sample_rate or header.sample_rate
     samples = audio.resampled_length(header.samples, header.sample_rate, sample_rate)
     representation = build_representation(options, sample_rate, max_db=options.max_db or 0.0)
-    files.check_output(options.out, force=options.force, mark=ceiling.RESULT)
+    check_folder(options.out, force=options.force, mark=ceiling.RESULT, inputs=[options.file])
 
     def waveform():
         return audio.stream(options.file, sample_rate)
@@ -100,7 +121,9 @@ def invert(options) -> tuple[dict, str]:
     """Turn features that transform wrote back into sound."""
     from spectrovae.evaluation import ceiling
 
-    out = free_path(Path(options.out), options.force)
+    folder = Path(options.features).parent
+    read = [options.features, folder / ceiling.RESULT, folder / "representation.keras"]
+    out = free_path(options.out, options.force, read)
     peak = ceiling.invert(options.features, out)
     if peak > 1.0:
         log(f"{out}: peak {peak:.2f} scaled down to full scale")

@@ -16,9 +16,8 @@ SHOWN = 5
 
 def describe(recordings: Recordings) -> str:
     """Files, rejected ones and why, rate, cutting, splits, labels and speakers; a fact a line."""
-    lines = (
-        _files(recordings.manifest) if recordings.manifest else [f"{recordings.get_config()['source']}: made sounds"]
-    )
+    made = f"{recordings.get_config().get('source')}: sounds made by formula"
+    lines = _files(recordings.manifest) if recordings.manifest else [made]
     lines += [_cutting(recordings), _splits(recordings)]
     for name in ("label", "speaker"):
         names = {split: [getattr(e, name) for e in recordings.examples(split)] for split in SPLITS}
@@ -80,9 +79,9 @@ def _splits(recordings: Recordings) -> str:
 def _names(kind: str, names: dict[str, list[str | None]]) -> list[str]:
     counts = Counter(name for split in SPLITS for name in names[split] if name is not None)
     if not counts:
-        return []
+        return [] if kind == "speaker" else ["no labels; --pattern, --labels or --label-from give some"]
     missing = sum(name is None for split in SPLITS for name in names[split])
-    shown = [f"{name} {count}" for name, count in counts.most_common(2 * SHOWN)]
+    shown = [f"{name} {count}" for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
     line = f"{_count(len(counts), kind)}: {_listed(shown, 2 * SHOWN)}" + (f"; none: {missing}" if missing else "")
     untrained = sorted(map(str, set(counts) - set(names["train"])))
     if untrained:

@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae import audio
-from spectrovae.data import provenance, toy
+from spectrovae.data import decode, provenance, toy
 from spectrovae.data.describe import describe
 from spectrovae.data.manifest import Manifest, Progress
-from spectrovae.data.scan import scan
+from spectrovae.data.scan import manifest_of
 from spectrovae.data.sources import Example, FileSource, ToySource
 from spectrovae.data.splits import SPLITS
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 
 CACHE_BYTES = 2 << 30
 
@@ -93,7 +93,8 @@ class Recordings:
             overlap: the part that neighbouring chunks share, 0 <= overlap < 1.
             split: the rule, see :func:`spectrovae.data.splits.divide`: "auto", "hash", "speaker", "fsdd", "folder",
                 "time" or "table".
-            decoder: forces one decoder of ``spectrovae.data.decode``.
+            decoder: "soundfile" for all files, or "tensorflow-io" for those that it is proved to decode equally;
+                the default is that where the recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
             cache_bytes: memory for decoded waveforms and features.
             pattern, labels, label_from: see :func:`spectrovae.data.labels.named`; for a manifest too.
             progress: as for ``spectrovae.data.scan.scan``.
@@ -113,7 +114,7 @@ class Recordings:
             made = ToySource(toy.open_toy(source, sample_rate, samples, duration))
             config = {"source": source, "sample_rate": made.sample_rate, "samples": made.samples}
             return cls(made, cache_bytes, config)
-        manifest = _manifest(source, pattern, labels, label_from, progress)
+        manifest = manifest_of(source, pattern, labels, label_from, progress)
         rates = Counter(int(record.sample_rate or 0) for record in manifest.accepted)
         rate = sample_rate or max(rates, key=lambda rate: (rates[rate], rate))
         samples = audio.example_length(rate, samples, duration)
@@ -128,7 +129,10 @@ class Recordings:
         }
         config |= {"labels": str(Path(labels).resolve())} if labels is not None else {}
         config |= {"label_from": label_from} if label_from is not None else {}
-        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes, config)
+        files = FileSource(manifest, rate, samples, long, overlap, split, decoder)
+        if files.worth_checking(cache_bytes):
+            files = FileSource(decode.checked(manifest), rate, samples, long, overlap, split, decoder)
+        return cls(files, cache_bytes, config)
 
     @classmethod
     def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
@@ -209,6 +213,7 @@ class Recordings:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int | None = None,
+        first_step: int = 0,
         numbered: bool = False,
     ) -> tf.data.Dataset:
         """Batches of waveforms, float32 ``(batch, samples)``.
@@ -219,6 +224,7 @@ class Recordings:
             first_epoch: None for a dataset of one pass. A number for an endless one that begins with that
                 epoch: ``steps`` batches each, in an order that depends on ``seed`` and the epoch's number
                 alone, so that an interrupted training continues with the very batches it would have seen.
+            first_step: of an endless dataset, the batches of its first epoch that are left out.
             numbered: batches of (waveforms, places of the examples in ``examples(split)``, epoch) instead; the epoch
                 of a dataset of one pass is -1.
 
@@ -227,7 +233,7 @@ class Recordings:
         """
         count = self._checked(split)
         array = self._waveform_array(split)
-        order = (count, batch_size, shuffle, seed, first_epoch)
+        order = (count, batch_size, shuffle, seed, first_epoch, first_step)
         rows = _rows(*order)
         batches = self._source.load(split, rows) if array is None else _gather(array, rows)
         if numbered:
@@ -235,14 +241,16 @@ class Recordings:
             batches = pairs.map(lambda waveforms, number: (waveforms, *number))
         return batches.prefetch(tf.data.AUTOTUNE)
 
-    def labelled(self, split: str, labels: np.ndarray, batch_size: int = 32, *, seed: int = 0) -> tf.data.Dataset:
-        """Endless shuffled batches (waveforms, labels), as ``waveforms(..., shuffle=True, first_epoch=0)``.
+    def labelled(
+        self, split: str, labels: np.ndarray, batch_size: int = 32, *, seed: int = 0, first_epoch: int = 0
+    ) -> tf.data.Dataset:
+        """Endless shuffled batches (waveforms, labels), as ``waveforms(..., shuffle=True, first_epoch=...)``.
 
         Args:
             labels: one for each example, in the order of ``examples(split)``.
         """
-        waveforms = self.waveforms(split, batch_size, shuffle=True, seed=seed, first_epoch=0)
-        rows = _rows(len(self.examples(split)), batch_size, True, seed, 0)
+        waveforms = self.waveforms(split, batch_size, shuffle=True, seed=seed, first_epoch=first_epoch)
+        rows = _rows(len(self.examples(split)), batch_size, True, seed, first_epoch)
         return tf.data.Dataset.zip(waveforms, _gather(tf.convert_to_tensor(labels), rows))
 
     def speakers(self) -> tuple[str, ...]:
@@ -261,8 +269,8 @@ class Recordings:
 
     def places(self, split: str, speakers: Sequence[str]) -> np.ndarray:
         """The place of each example's speaker among ``speakers``, their number for anybody else: int32 (examples,)."""
-        place = {name: index for index, name in enumerate(speakers)}
-        return np.array([place.get(str(example.speaker), len(place)) for example in self.examples(split)], np.int32)
+        place: dict[str | None, int] = {name: index for index, name in enumerate(speakers)}
+        return np.array([place.get(example.speaker, len(place)) for example in self.examples(split)], np.int32)
 
     def spoken(
         self,
@@ -274,14 +282,16 @@ class Recordings:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int | None = None,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
         """Batches of features, or of (features, target), with who speaks: ``{"features": ..., "speaker": ...}``.
 
         Args:
-            batches: of this split, made with the same ``batch_size``, ``shuffle``, ``seed`` and ``first_epoch``.
+            batches: of this split, made with the same ``batch_size``, ``shuffle``, ``seed``, ``first_epoch`` and
+                ``first_step``.
             speakers: names; ``"speaker"`` is int32 (batch,) as :meth:`places` has it.
         """
-        rows = _rows(len(self.examples(split)), batch_size, shuffle, seed, first_epoch)
+        rows = _rows(len(self.examples(split)), batch_size, shuffle, seed, first_epoch, first_step)
         chosen = _gather(tf.convert_to_tensor(self.places(split, speakers)), rows)
 
         def join(batch, speaker):
@@ -300,6 +310,7 @@ class Recordings:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int | None = None,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
         """Batches of ``representation(waveforms)``, float32 ``(batch, bins, frames, channels)``.
 
@@ -313,9 +324,10 @@ class Recordings:
             )
         count = self._checked(split)
         array = self._feature_array(split, representation)
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "first_epoch": first_epoch, "first_step": first_step}
         if array is not None:
-            return _gather(array, _rows(count, batch_size, shuffle, seed, first_epoch)).prefetch(tf.data.AUTOTUNE)
-        batches = self.waveforms(split, batch_size, shuffle=shuffle, seed=seed, first_epoch=first_epoch)
+            return _gather(array, _rows(count, batch_size, **order)).prefetch(tf.data.AUTOTUNE)
+        batches = self.waveforms(split, batch_size, **order)
         return batches.map(representation, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _checked(self, split: str) -> int:
@@ -335,7 +347,7 @@ class Recordings:
 
     def _keep(self, key: Any, batches: tf.data.Dataset) -> tf.Tensor:
         # Batches are gathered by tf.data, which works on the host.
-        with tf.device("CPU:0"):
+        with tf.device("CPU:0"), within_graphs():
             self._cache[key] = tf.concat(list(batches), axis=0)
         return self._cache[key]
 
@@ -343,12 +355,7 @@ class Recordings:
         key, shape = ("waveforms", split), (len(self.examples(split)), self.samples)
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
-        try:
-            return self._keep(key, self._source.load_all(split))
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"a recording could not be decoded; scan the folder again: {error.message.splitlines()[0]}"
-            ) from error
+        return self._keep(key, self._source.load_all(split))
 
     def _feature_array(self, split: str, representation: Any) -> tf.Tensor | None:
         key = ("features", split, _identity(representation))
@@ -356,23 +363,6 @@ class Recordings:
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
         return self._keep(key, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
-
-
-def _manifest(
-    source: str | os.PathLike | Manifest,
-    pattern: str | None,
-    labels: str | os.PathLike | None,
-    label_from: int | None,
-    progress: Progress | None,
-) -> Manifest:
-    path = Path() if isinstance(source, Manifest) else Path(source)
-    if path.is_file() and path.suffix.lower() in audio.SUFFIXES:
-        raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
-    if not isinstance(source, Manifest) and not path.is_file():
-        return scan(path, pattern=pattern, labels=labels, label_from=label_from, progress=progress)
-    manifest = source if isinstance(source, Manifest) else Manifest.read(path)
-    other = labels is not None or label_from is not None or (pattern or manifest.pattern) != manifest.pattern
-    return manifest.named(pattern, labels, label_from) if other else manifest
 
 
 def _known(split: str) -> str:
@@ -390,7 +380,15 @@ def _identity(representation: Any) -> str:
     return digest.hexdigest()
 
 
-def _numbers(count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None) -> tf.data.Dataset:
+def shuffled(tensors: Any, count: int, batch_size: int, *, seed: int, first_epoch: int) -> tf.data.Dataset:
+    """Endless batches of the rows of tensors (nested, of ``count`` rows each) in the order of ``waveforms``."""
+    rows = _rows(count, batch_size, True, seed, first_epoch)
+    return rows.map(lambda chosen: tf.nest.map_structure(lambda tensor: tf.gather(tensor, chosen), tensors))
+
+
+def _numbers(
+    count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None, first_step: int = 0
+) -> tf.data.Dataset:
     """Batches of example numbers, with the epoch: the order that every dataset here follows."""
     if batch_size < 1:
         raise InputError(f"batch_size must be positive, received {batch_size}")
@@ -402,7 +400,7 @@ def _numbers(count: int, batch_size: int, shuffle: bool, seed: int, first_epoch:
         return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size).map(lambda rows: (rows, epoch))
 
     if first_epoch is not None:
-        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch)
+        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch).skip(first_step)
         return epochs.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     with tf.device("CPU:0"):  # where tf.data works
         passes = tf.Variable(-1, dtype=tf.int64, trainable=False)
@@ -412,8 +410,8 @@ def _numbers(count: int, batch_size: int, shuffle: bool, seed: int, first_epoch:
     return one_pass.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
 
 
-def _rows(*order: Any) -> tf.data.Dataset:
-    return _numbers(*order).map(lambda rows, epoch: rows)
+def _rows(*order: Any, **options: Any) -> tf.data.Dataset:
+    return _numbers(*order, **options).map(lambda rows, epoch: rows)
 
 
 def _gather(array: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,5 +1,6 @@
 """Scan a folder of recordings: every file is decoded to its end, and accepted or rejected with the reason."""
 
+import dataclasses
 import os
 import time
 from collections import Counter
@@ -78,6 +79,24 @@ def scan(
     return manifest.named(labels=labels, label_from=label_from)
 
 
+def manifest_of(
+    source: str | os.PathLike | Manifest,
+    pattern: str | None,
+    labels: str | os.PathLike | None,
+    label_from: int | None,
+    progress: Progress | None,
+) -> Manifest:
+    """The manifest of a folder, which is scanned, of a manifest's file, or one that is there; labelled as asked."""
+    path = Path() if isinstance(source, Manifest) else Path(source)
+    if path.is_file() and path.suffix.lower() in audio.SUFFIXES:
+        raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
+    if not isinstance(source, Manifest) and not path.is_file():
+        return scan(path, pattern=pattern, labels=labels, label_from=label_from, progress=progress)
+    manifest = source if isinstance(source, Manifest) else Manifest.read(path)
+    other = labels is not None or label_from is not None or (pattern or manifest.pattern) != manifest.pattern
+    return manifest.named(pattern, labels, label_from) if other else manifest
+
+
 def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
     def note(error: OSError) -> None:
         unreadable.append(Path(error.filename).relative_to(root).as_posix())
@@ -93,33 +112,63 @@ def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
 def _examine(path: Path, root: Path) -> Record:
     known: dict[str, Any] = {"path": path.relative_to(root).as_posix()}
     try:
-        known["bytes"] = path.stat().st_size
-        known["sha256"] = sha256(path)
-        header = audio.info(path)
-        known.update(
-            {name: getattr(header, name) for name in ("sample_rate", "channels", "samples", "format", "subtype")}
-        )
-        known["duration"] = header.duration
-        known.update(_measure(path))
+        with audio.Reader(path) as reader:
+            known["bytes"] = path.stat().st_size
+            known["sha256"] = sha256(path)
+            try:
+                known.update(_measure(reader))
+            finally:
+                header = reader.info
+                known.update({key: value for key, value in dataclasses.asdict(header).items() if key != "note"})
+                known["duration"] = header.duration
     except OSError as error:
         return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
     except InputError as error:
-        return Record(**known, accepted=False, reason=str(error).removeprefix(f"{path} "))
+        reason = str(error).removeprefix(f"{path} ")
+        return Record(**{"bytes": _size(path), **known}, accepted=False, reason=reason)
     if known["nan"]:
         return Record(**known, accepted=False, reason="holds NaN or infinite samples")
-    return Record(**known, accepted=True)
+    notes = [header.note] if header.note else []
+    if known["loud"]:
+        notes.append(f"its peak is {known['peak']:.3g} times full scale; divide by the range of its numbers")
+    if known["dc"]:
+        notes.append("its samples have an offset (DC)")
+    return Record(**known, accepted=True, note="; ".join(notes) or None)
 
 
-def _measure(path: Path) -> dict[str, Any]:
-    peak, clipped = 0.0, False
-    for block in audio.blocks(path):
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _measure(reader: audio.Reader) -> dict[str, Any]:
+    """Decode all of a recording and look at its levels."""
+    peak, clipped, before = 0.0, False, np.zeros(reader.channels, bool)
+    total, power = np.zeros(reader.channels), np.zeros(reader.channels)
+    for block in reader.blocks():
         if not np.isfinite(block).all():
             return {"nan": True}
         magnitude = np.abs(block)
         peak = max(peak, float(magnitude.max()))
         full = magnitude >= 32767 / 32768
-        clipped = clipped or bool((full[:, 1:] & full[:, :-1]).any())
-    return {"peak": peak, "silent": peak < SILENCE, "clipped": clipped, "nan": False}
+        clipped = clipped or bool((full[:, 1:] & full[:, :-1]).any() or (full[:, 0] & before).any())
+        before = full[:, -1]
+        total += block.sum(axis=1, dtype=np.float64)
+        power += np.square(block, dtype=np.float64).sum(axis=1)
+    samples = reader.samples or 1
+    mean, square = np.abs(total) / samples, power / samples
+    offset = (mean > DC) & (mean**2 > square / 9)
+    return {
+        "peak": peak,
+        "silent": peak < SILENCE,
+        "clipped": clipped,
+        "loud": peak > LOUD,
+        # A recording shorter than a period of 20 Hz has a mean of its own.
+        "dc": bool(offset.any() and samples >= reader.sample_rate / 20),
+        "nan": False,
+    }
 
 
 def _nothing_accepted(manifest: Manifest) -> str:

@@ -231,7 +231,7 @@ def _copies(divided: dict[str, list[Record]]) -> list[str]:
     train = {record.sha256 for record in divided["train"]}
     counts = {split: sum(r.sha256 in train for r in divided[split]) for split in ("validation", "test")}
     return [
-        f"{_count(count, 'recording')} of {split} has the very content of one in train, under another name"
+        f"{_count(count, 'recording')} of {split} with the content of one in train, under another name"
         for split, count in counts.items()
         if count and None not in train
     ]

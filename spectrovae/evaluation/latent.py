@@ -82,6 +82,7 @@ def latent(
             f"{dimensions}, {points}, {pairs} and {span:g}"
         )
     systems.check_fit(codec, recordings)
+    data = systems.data_of(recordings, split, [codec], log=log)
     indices = systems.chosen_clips(recordings, split, limit)
     if len(indices) < 3:
         raise InputError(f"a study of a latent needs three clips or more, received {len(indices)} of the {split} split")
@@ -121,6 +122,7 @@ def latent(
     result = {
         "kind": "latent",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "model": codec.name, "family": codec.family, "latent": space.kind, "held": space.held, "split": split,
             "clips": len(indices), "dimensions": dimensions, "span": span, "points": points, "pairs": pairs,
@@ -133,6 +135,7 @@ def latent(
         "disentanglement": _disentanglement(codec, recordings, split, seed, log),
         "notes": _notes(space, labels, codec),
     }  # fmt: skip
+    result = systems.plain(result)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         rows = _coordinates(space, clips, labels, errors, places)

@@ -8,10 +8,8 @@ each table as CSV and JSON, which are also files in the folder ``tables`` beside
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import html
-import io
 import json
 import math
 import os
@@ -25,6 +23,7 @@ import numpy as np
 
 from spectrovae.errors import InputError
 from spectrovae.evaluation.players import LEVEL_NOTE, match_levels, wav_bytes
+from spectrovae.evaluation.systems import csv_text, unique_name, writable
 from spectrovae.files import write_text
 from spectrovae.plots import png, spectrogram_figure
 
@@ -69,9 +68,10 @@ class Table:
     def records(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Column names, all different, and the rows by them; None where a figure does not apply."""
         heads: list[str] = []
+        taken: set[str] = set()
         for column in self.columns:
             head = " ".join(column.split())
-            heads.append(head if head not in heads else f"{head} ({len(heads) + 1})")
+            heads.append(unique_name(head, taken))
         noted = [any(row.cells[place].note for row in self.rows) for place in range(len(heads))]
         names = [name for head, note in zip(heads, noted) for name in ([head, f"{head}, note"] if note else [head])]
         records = []
@@ -87,17 +87,13 @@ class Table:
     def csv(self) -> str:
         """With a header; an empty cell where a figure does not apply."""
         names, records = self.records()
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return buffer.getvalue()
+        return csv_text(records, names)
 
     def json(self) -> str:
         """``caption``, ``columns`` and ``rows``."""
         names, records = self.records()
         table = {"caption": self.caption, "columns": names, "rows": records}
-        return json.dumps(table, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        return writable(json.dumps(table, indent=2, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,15 +116,17 @@ class Report:
     Args:
         title: heading of the page.
         summary: one or two sentences under it.
+        data: what ``Recordings.measured`` says of the clips measured; its notes stand under the summary.
     """
 
-    def __init__(self, title: str, summary: str = "") -> None:
+    def __init__(self, title: str, summary: str = "", data: Mapping[str, Any] | None = None) -> None:
         self._title = title
         self._tables: list[Table] = []
         self._scripts, self._styles = [asset("page.js")], [asset("page.css")]
         self._parts = [
             f"<header><h1>{_text(title)}</h1>" + (f"<p>{_text(summary)}</p>" if summary else "") + "</header>"
         ]
+        self.notes(data["notes"] if data else ())
 
     def section(self, title: str, *paragraphs: str) -> None:
         """Start a section with a heading and paragraphs of plain text."""
@@ -223,12 +221,15 @@ class Report:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the page, and its tables as CSV and JSON to the folder ``tables`` beside it; each file whole or not at
-        all."""
+        all. Tables of an earlier page there are removed."""
         tables = Path(path).parent / "tables"
-        for table in self._tables:
+        files = {f"{t.name}.{end}": text for t in self._tables for end, text in (("csv", t.csv()), ("json", t.json()))}
+        for old in tables.glob("[0-9][0-9]-*.*"):
+            if old.suffix in (".csv", ".json") and old.name not in files:
+                old.unlink()
+        for name, text in files.items():
             tables.mkdir(exist_ok=True)
-            write_text(tables / f"{table.name}.csv", table.csv())
-            write_text(tables / f"{table.name}.json", table.json())
+            write_text(tables / name, text)
         write_text(path, self.html())
 
 
@@ -300,7 +301,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def _text(value: str) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(writable(str(value)), quote=True)
 
 
 def _data(kind: str, content: bytes) -> str:

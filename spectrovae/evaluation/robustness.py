@@ -90,6 +90,7 @@ def robustness(
     for name, number in (("seeds", seeds), ("steps", steps)):
         if number < 1:
             raise InputError(f"the number of {name} must be at least 1; received {number}")
+    data = systems.data_of(recordings, split, codecs, log=log)
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
     groups = systems.gather(codecs, recordings, components, seed=seed, log=log)
@@ -110,6 +111,7 @@ def robustness(
     result: dict[str, Any] = {
         "kind": "robustness",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "split": split,
             "clips": len(indices),
@@ -130,6 +132,8 @@ def robustness(
         "rows": rows,
         "drift": drifts,
     }
+    result = systems.plain(result)
+    rows, drifts = result["rows"], result["drift"]
     names = systems.clip_names(recordings, split, heard)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)

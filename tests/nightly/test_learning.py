@@ -1,7 +1,11 @@
 """Trainings long enough to show what a model learns."""
 
+import itertools
+
 import keras
 import numpy as np
+import pytest
+from test_code_priors import MAPS, VARIANTS, check_training
 from test_models import code_use, make
 from test_verdict import run, vae
 
@@ -83,3 +87,8 @@ def test_a_run_left_long_enough_has_converged(recordings, representation):
     found = run(vae(recordings, representation, latent_dim=2), recordings, representation, 400)
     assert "converged" in found
     assert not {"still_improving", "diverged", "collapsed"} & set(found)
+
+
+@pytest.mark.parametrize(("variant", "shape"), zip(VARIANTS, itertools.cycle(reversed(MAPS))))
+def test_training_beats_the_entropy_of_single_codes(variant, shape):
+    check_training(VARIANTS[variant], MAPS[shape])
