@@ -4,6 +4,7 @@ libsndfile decodes. Where it reads a header otherwise than ``containers`` does, 
 """
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ class Reader:
         if size == 0:
             raise InputError(f"{self.path} is empty (0 bytes)")
         self._layout = layout = containers.layout(self._raw, size)
+        self._sum, self._bits = containers.flac_sum(self._raw)
         self._ends_early = containers.ends_early(self._raw, size)
         # From here on libsndfile moves the file's position.
         self._file = file = self._sound(size, layout)
@@ -96,6 +98,7 @@ class Reader:
         if file.format == "MP3":
             with contextlib.suppress(soundfile.LibsndfileError):
                 file.seek(0)  # as soundfile.read does, for the same last bits
+        self._differs = False
         self._position, self._left = 0, np.zeros((0, self.channels), np.float32)
         self.block = max(1, BLOCK // self.channels)
         self.seekable = file.format not in ("OGG", "MP3", "FLAC") and file.subtype in _SEEKABLE
@@ -182,11 +185,16 @@ class Reader:
         Raises:
             InputError: at the end, where less than half of what the header promises was there.
         """
+        digest = hashlib.md5(usedforsecurity=False)
         while len(block := self.read(self.block)):
+            if self._sum:
+                scaled = np.rint(block * 2.0 ** (self._bits - 1)).astype("<i4")
+                digest.update(scaled.view(np.uint8).reshape(-1, 4)[:, : self._bits // 8].tobytes())
             yield block.T
             if len(block) < self.block:
                 break
         self.samples = self._position
+        self._differs = bool(self._sum) and digest.digest() != self._sum
         if not self.samples:
             raise InputError(f"{self.path} holds no samples, or its end is missing")
         if self.promised and self.samples < HALF * self.promised:
@@ -216,6 +224,8 @@ class Reader:
             notes.append(f"cut short or damaged, {min(99.9, 100 * samples / self.promised):.3g} % of it is there")
         elif samples > self.promised:
             notes.append(f"its header states {self.promised} samples, {samples} are there and read")
+        elif self._differs:
+            notes.append("its samples are not those that its MD5 sum is of")
         if self._ends_early:
             notes.append("cut short, its last page is missing")
         if layout and layout.contradicts:

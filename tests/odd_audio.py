@@ -134,8 +134,15 @@ def flacs() -> Iterator[Case]:
             content = bytearray(written(numbers, "FLAC"))
             expected = mono(numbers)
             yield Case(f"plain_{samples}_{channels}.flac", bytes(content), expected)
+            deep = written(numbers, "FLAC", "PCM_24")
+            yield Case(f"deep_{samples}_{channels}.flac", deep, expected)
             yield Case(f"tag_{samples}_{channels}.flac", bytes(content) + b"TAG" + bytes(125), expected)
             yield Case(f"id3_{samples}_{channels}.flac", b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + content, expected)
+            if samples > 99:
+                fewer = content[:22] + struct.pack(">I", samples - 7) + content[26:]
+                yield Case(f"fewer_{samples}_{channels}.flac", bytes(fewer), expected[:-7], "MD5 sum")
+                wrong = content[:30] + bytes([content[30] ^ 1]) + content[31:]
+                yield Case(f"wrong_{samples}_{channels}.flac", bytes(wrong), expected, "MD5 sum")
             content[21] &= 0xF0  # the number of samples: 36 bits
             content[22:26] = bytes(4)
             yield Case(f"piped_{samples}_{channels}.flac", bytes(content), expected, "states no length")

@@ -148,7 +148,7 @@ NAMES = [
     b"line\nbreak.wav", b"-dash.wav",
     b"UP.WAV", b"n" * 246 + b".wav", b"<b>bold & more.wav", b"100%25.wav", b"%s%n.wav", b"a,b;c.wav",
     b"tab\there.wav", "\xfcn\xef.wav".encode(), "e\u0301/a.wav".encode(), "\xe9/a.wav".encode(), b"\xff\xfe/\x80.wav",
-    b"{0}.wav", b"$x^2$.wav", b"back\\slash.wav", b"\xe2\x80\xa8.wav", b"*.wav", b"~.wav", b"--help.wav", b"a\rb.wav",
+    b"{0}.wav", b"$x^2$.wav", b"back\\slash.wav", b"a\xe2\x80\xa8.wav", b"*.wav", b"~.wav", b"--help.wav", b"a\rb.wav",
 ]  # fmt: skip
 
 
@@ -161,6 +161,8 @@ def test_any_name_is_read_and_written_to_a_manifest(tmp_path):
             file.write(content)
     found = scan(tmp_path / "data")
     assert {os.fsencode(record.path) for record in found.accepted} == set(NAMES)
+    by_speaker = found.named(pattern=r"(?P<speaker>[^/]+)").splits("speaker")
+    assert sum(map(len, by_speaker.values())) == len(NAMES)
     found.write(tmp_path / "m.jsonl")
     assert Manifest.read(tmp_path / "m.jsonl") == found
     for cache_bytes in (0, 1 << 30):
