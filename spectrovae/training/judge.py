@@ -16,7 +16,7 @@ from spectrovae.evaluation.judges import RESULT, TARGETS, Judge, build_network
 from spectrovae.files import check_output
 from spectrovae.representations import LogMel
 from spectrovae.training.callbacks import ShowSteps, log, sigterm_as_interrupt
-from spectrovae.training.resumable import Resumable
+from spectrovae.training.resumable import Resumable, check_settings
 
 N_MELS = 40
 GAIN_DB = 10.0
@@ -60,6 +60,7 @@ def fit_judge(
     """
     if target not in TARGETS:
         raise InputError(f"a judge tells {' or '.join(TARGETS)}, received {target!r}")
+    check_settings(epochs, batch_size, learning_rate)
     check_output(out, force=force, mark=RESULT)
     found = {getattr(example, target) for example in recordings.examples("train")}
     if None in found or len(found) < 2:
