@@ -35,7 +35,7 @@ import soundfile
 
 from spectrovae import audio, files
 from spectrovae.data import Recordings, scan
-from spectrovae.data.manifest import SPLITS
+from spectrovae.data.splits import SPLITS
 from spectrovae.representations import MDCT, LogSTFT, MagnitudePhase, blocks
 
 PASSES = 3  # of a stream, timed as one

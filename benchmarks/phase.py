@@ -1,6 +1,6 @@
 """Spectral convergence against computing time of every phase recovery method, beside librosa.griffinlim.
 
-    SPECTROVAE_DATA=folder python benchmarks/phase.py [--json FILE] [--repeats 7]
+    SPECTROVAE_DATA=folder python benchmarks/phase.py [--json FILE] [--repeats 7] [--clips 64] [--seconds 10]
 
 The folder holds fsdd/recordings and music. Magnitudes are the true ones. Each repeat runs every method once, in turn,
 so that other load on the machine falls on all of them; the times are the least of the repeats. Progress goes to
@@ -36,17 +36,17 @@ METHODS = [
 ]
 
 
-def speech(folder: Path) -> np.ndarray:
-    """64 digits of FSDD's test split (takes 0 to 4) at 8 kHz: float32 (64, 8064), silence after each."""
+def speech(folder: Path, clips: int) -> np.ndarray:
+    """Digits of FSDD's test split (takes 0 to 4) at 8 kHz: float32 (clips, 8064), silence after each."""
     names = [f"{digit}_{who}_{take}.wav" for take in range(5) for digit in range(10) for who in SPEAKERS]
-    clips = [librosa.load(folder / "fsdd" / "recordings" / name, sr=8000)[0] for name in names[:64]]
-    return np.stack([librosa.util.fix_length(clip, size=8064) for clip in clips])
+    sounds = [librosa.load(folder / "fsdd" / "recordings" / name, sr=8000)[0] for name in names[:clips]]
+    return np.stack([librosa.util.fix_length(sound, size=8064) for sound in sounds])
 
 
-def music(folder: Path) -> np.ndarray:
-    """The first 10 s of each recording at 22.05 kHz: float32 (recordings, 220500)."""
-    clips = [librosa.load(path, sr=22050, duration=10.0)[0] for path in sorted(glob.glob(f"{folder}/music/*.ogg"))]
-    return np.stack([librosa.util.fix_length(clip, size=220500) for clip in clips])
+def music(folder: Path, seconds: float) -> np.ndarray:
+    """The start of each recording at 22.05 kHz: float32 (recordings, 22050 * seconds)."""
+    sounds = [librosa.load(path, sr=22050, duration=seconds)[0] for path in sorted(glob.glob(f"{folder}/music/*.ogg"))]
+    return np.stack([librosa.util.fix_length(sound, size=int(22050 * seconds)) for sound in sounds])
 
 
 def magnitude_of(waveform, n_fft, hop_length):
@@ -146,13 +146,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the tables there too")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--clips", type=int, default=64, help="of speech")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each recording of music")
     options = parser.parse_args()
     if "SPECTROVAE_DATA" not in os.environ:
         parser.error("set SPECTROVAE_DATA to the folder that holds fsdd and music")
     folder = Path(os.environ["SPECTROVAE_DATA"])
     tables = [
-        measure("speech", speech(folder), 512, 128, options.repeats),
-        measure("music", music(folder), 2048, 512, options.repeats),
+        measure("speech", speech(folder, options.clips), 512, 128, options.repeats),
+        measure("music", music(folder, options.seconds), 2048, 512, options.repeats),
     ]
     for table in tables:
         show(table)

@@ -1,18 +1,17 @@
 """Read, write, resample and shape recordings: files and NumPy arrays, no TensorFlow.
 
-A waveform is float32 in [-1, 1], ``(samples,)`` when mono and ``(channels, samples)`` otherwise. Formats are
-wav (8 to 32 bit and float), flac, ogg (Vorbis, Opus) and mp3, through libsndfile; resampling is soxr's.
+A waveform is float32 in [-1, 1], ``(samples,)`` when mono and ``(channels, samples)`` otherwise. What libsndfile reads
+is read: wav, flac, ogg (Vorbis, Opus), mp3, AIFF, W64, RF64, CAF, AU; resampling is soxr's. Everything decodes by
+``Reader``, so that a scan and a training see the same samples.
 """
 
 import contextlib
 import itertools
 import math
 import os
-import struct
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import librosa
@@ -23,44 +22,31 @@ import soxr
 from spectrovae.dsp.defaults import default_samples
 from spectrovae.errors import InputError
 from spectrovae.files import replacing
+from spectrovae.reader import BLOCK, HALF, RATES, SUFFIXES, Info, Reader  # noqa: F401
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-BLOCK = 1 << 18  # samples read at a time
-_UNSTATED = 0xFFFFFFFF  # in place of the length of a wav that was written to a pipe
-_SEEKABLE = ("WAV", "WAVEX", "FLAC")
-
-
-@dataclass(frozen=True)
-class Info:
-    """What a file's header says: rate in Hz, channels, samples per channel, container and encoding."""
-
-    sample_rate: int
-    channels: int
-    samples: int
-    format: str
-    subtype: str
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return self.samples / self.sample_rate
+WRITABLE = (".wav", ".flac", ".ogg", ".mp3")
+"""Endings of files that can be written."""
 
 
 def info(path: str | os.PathLike) -> Info:
-    """Read a file's header.
+    """Say what a file holds. It is decoded for that where its encoding does not say it otherwise.
 
     Raises:
-        InputError: the path is missing, a folder, empty, not audio, cut short, or holds no samples.
+        InputError: the path is missing, no regular file, empty, not audio, holds no samples, has a rate outside
+            ``RATES``, or less than half of what its header promises.
     """
-    with _open(path) as file:
-        return _info(file)
+    with Reader(path) as reader:
+        if reader.samples is None or reader.samples < HALF * (reader.promised or 0) or not reader.samples:
+            for _ in reader.blocks():
+                pass
+        return reader.info
 
 
 def read(path: str | os.PathLike, sample_rate: int | None = None, mono: bool = True) -> tuple[np.ndarray, int]:
     """Read a whole file.
 
     Args:
-        path: wav, flac, ogg or mp3.
+        path: in any format of ``SUFFIXES``. One that is cut short is read as far as it goes, which warns.
         sample_rate: resample to this rate (Hz); the file's own by default.
         mono: mix the channels down.
 
@@ -68,10 +54,12 @@ def read(path: str | os.PathLike, sample_rate: int | None = None, mono: bool = T
         The waveform, float32 ``(samples,)``, or ``(channels, samples)`` with ``mono=False``; its rate in Hz.
 
     Raises:
-        InputError: as ``info``, or the file is damaged further in, or holds NaN or infinite samples.
+        InputError: as ``info``, or it holds NaN or infinite samples.
     """
-    header = info(path)
-    waveform = np.concatenate(list(blocks(path)), axis=-1)
+    with Reader(path) as reader:
+        waveform = np.concatenate(list(reader.blocks()), axis=-1)
+        header = reader.info
+    _warn(path, header)
     if not np.isfinite(waveform).all():
         raise InputError(f"{path} holds NaN or infinite samples; repair or leave out the recording")
     if mono:
@@ -85,18 +73,10 @@ def blocks(path: str | os.PathLike) -> Iterator[np.ndarray]:
     """Yield a file piece by piece, float32 ``(channels, samples)``: a long one need not fit in memory.
 
     Raises:
-        InputError: as ``info``, or the file ends before its header says or is damaged further in.
+        InputError: as ``info``.
     """
-    with _open(path) as file:
-        found = 0
-        try:
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
-                found += len(block)
-                yield block.T
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"{path} is damaged or cut short: decoding stopped at sample {found}") from error
-        if found < file.frames:
-            raise InputError(f"{path} is cut short: {file.frames} samples promised, {found} are there")
+    with Reader(path) as reader:
+        yield from reader.blocks()
 
 
 def stream(path: str | os.PathLike, sample_rate: int | None = None) -> Iterator[np.ndarray]:
@@ -109,6 +89,7 @@ def stream(path: str | os.PathLike, sample_rate: int | None = None) -> Iterator[
         InputError: as ``read``.
     """
     header = info(path)
+    _warn(path, header)
     rate = sample_rate or header.sample_rate
     resampler = soxr.ResampleStream(header.sample_rate, rate, 1, dtype="float32", quality="HQ")
     missing = resampled_length(header.samples, header.sample_rate, rate)
@@ -125,33 +106,48 @@ def stream(path: str | os.PathLike, sample_rate: int | None = None) -> Iterator[
         yield np.zeros(missing, np.float32)
 
 
-def read_segment(path: str | os.PathLike, start: int, samples: int, sample_rate: int) -> np.ndarray:
+def read_segment(
+    path: str | os.PathLike,
+    start: int,
+    samples: int,
+    sample_rate: int,
+    *,
+    total: int | None = None,
+    intact: bool = False,
+) -> np.ndarray:
     """Read ``samples`` of the mono, resampled recording from ``start``, decoding only around that piece.
 
     Args:
         start, samples: counted at ``sample_rate`` (Hz).
+        total: samples of the recording at its own rate, where they are known.
+        intact: whether the file has been decoded to its end; positions in a flac are exact then.
 
     Returns:
         float32 ``(samples,)``: what ``read(path, sample_rate)[0][start:start + samples]`` gives (resampled
         pieces to the resampler's precision), zero-padded at the end where the recording is shorter.
+
+    Raises:
+        InputError: as ``read``, or the piece ends before ``total`` says.
     """
-    with _open(path) as file:
-        divisor = math.gcd(file.samplerate, sample_rate)
-        source_step, step = file.samplerate // divisor, sample_rate // divisor
+    with Reader(path) as reader:
+        rate = reader.sample_rate
+        divisor = math.gcd(rate, sample_rate)
+        source_step, step = rate // divisor, sample_rate // divisor
         # A piece starts on a sample that both rates share, with a margin longer than the resampler's filter.
         margin = 0 if step == source_step else math.ceil(4096 / min(source_step, step))
         block = max(0, start // step - margin)
-        stop = (-(-(start + samples) // step) + margin) * source_step
-        skipped = min(block * source_step, file.frames)
-        if file.format in _SEEKABLE:
-            file.seek(skipped)
-        else:  # libsndfile lands on the wrong sample near the end of an ogg
-            for begin in range(0, skipped, BLOCK):
-                file.read(min(BLOCK, skipped - begin), dtype="float32")
-        piece = file.read(stop - block * source_step, dtype="float32", always_2d=True).T
-        rate = file.samplerate
+        begin, end = block * source_step, (-(-(start + samples) // step) + margin) * source_step
+        reader.seekable |= intact and reader.format == "FLAC"
+        reader.skip(begin)
+        size = reader.block
+        pieces = [to_mono(reader.read(min(size, end - at)).T) for at in range(begin, end, size)]
+    piece = np.concatenate(pieces)
+    if total is not None and len(piece) < min(end, total) - begin:
+        raise InputError(f"{path} changed since the scan: it has fewer than {total} samples now; scan the folder again")
+    if not np.isfinite(piece).all():
+        raise InputError(f"{path} holds NaN or infinite samples; repair or leave out the recording")
     offset = start - block * step
-    return fit_length(resample(to_mono(piece), rate, sample_rate)[offset : offset + samples], samples)
+    return fit_length(resample(piece, rate, sample_rate)[offset : offset + samples], samples)
 
 
 def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int, subtype: str = "PCM_16") -> int:
@@ -247,8 +243,8 @@ def write_scaled(path: Path, waveform: Iterable[np.ndarray], peak: float, sample
 
 def check_suffix(path: Path) -> None:
     """Refuse a name that no format goes by."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in WRITABLE:
+        raise InputError(f"cannot write {path}: the name must end in one of {', '.join(WRITABLE)}")
 
 
 def resample(waveform: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
@@ -306,50 +302,6 @@ def example_length(sample_rate: int, samples: int | None = None, duration: float
     return samples
 
 
-def _info(file: soundfile.SoundFile) -> Info:
-    return Info(file.samplerate, file.channels, file.frames, file.format, file.subtype)
-
-
-def _open(path: str | os.PathLike) -> soundfile.SoundFile:
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; expected an audio file ({', '.join(SUFFIXES)})")
-    try:
-        with path.open("rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
-            if size == 0:
-                raise InputError(f"{path} is empty (0 bytes)")
-            promised, present = _wav_data_bytes(raw, size)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if promised == _UNSTATED:
-        raise InputError(f"{path} is a streamed wav whose header states no length; write it to a file anew")
-    if promised > present:
-        raise InputError(f"{path} is cut short: {promised} bytes of samples promised, {present} are there")
-    try:
-        file = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        raise InputError(f"{path} is not readable audio: {error.error_string.rstrip('.')}") from error
-    if file.frames == 0:
-        file.close()
-        raise InputError(f"{path} holds no samples, or its end is missing")
-    return file
-
-
-def _wav_data_bytes(raw, size: int) -> tuple[int, int]:
-    """Bytes of samples a RIFF file's header promises and the file has; (0, 0) for every other file.
-
-    libsndfile reads what is there and says nothing, so a half-copied recording would pass as a short one.
-    """
-    if raw.read(4) != b"RIFF":
-        return 0, 0
-    position = 12
-    while position + 8 <= size:
-        raw.seek(position)
-        name, length = struct.unpack("<4sI", raw.read(8))
-        if name == b"data":
-            return length, size - position - 8
-        position += 8 + length + length % 2
-    return 0, 0
+def _warn(path: str | os.PathLike, header: Info) -> None:
+    if header.note:
+        warnings.warn(f"{path}: {header.note}", stacklevel=3)

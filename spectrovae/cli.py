@@ -5,15 +5,18 @@ standard output, as JSON with ``--json``.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import spectrovae
-from spectrovae import commands
-from spectrovae.errors import InputError, ParityError, ServerError, StorageError
+from spectrovae import commands, environment, files
+from spectrovae.commands.parsing import Parser, number, whole_number
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.serving.deployment import IMAGE
 
 # models.FAMILIES, known without importing Keras
@@ -23,31 +26,75 @@ PRIORS = "pixelcnn, wavenet, mixture, flow, latent-wavenet"  # models.PRIORS, li
 
 GUIDANCE = 1.05  # conversion.GUIDANCE, likewise
 
+SPLIT_RULES = ("auto", "hash", "speaker", "fsdd", "folder", "time", "table")  # data.splits.SPLIT_RULES, likewise
+
 PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
     "uniform, gaussian, signs, gain, tilt, band-mask, time-mask, white-noise, pink-noise, resampling, mp3, vorbis"
 )
 
 
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_INPUTS = (
+    "data", "file", "files", "features", "first", "second", "prefix", "config", "archive", "bundle", "bundles", "judge",
+)  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    options = _parser().parse_args(arguments)
+    """Run the command line and return its exit code.
+
+    With ``SPECTROVAE_DEBUG=1`` in the environment errors come with their traceback.
+    """
     try:
-        result, text = options.run(options)
-    except (InputError, ParityError, ServerError, StorageError) as error:
-        print(f"spectrovae: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        environment.prepare_streams()
+        options = _parser().parse_args(arguments)
+        environment.prepare_libraries()
+        _check_inputs(options)
+        with within_graphs():
+            result, text = options.run(options)
+        print(json.dumps(files.as_json(result), indent=2, allow_nan=False) if options.json else text, flush=True)
+        return 0
     except KeyboardInterrupt:
         print("spectrovae: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # what is left to print has no reader; Python would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    print(json.dumps(result, indent=2, default=str) if options.json else text)
-    return 0
+    except Exception as error:
+        if os.environ.get("SPECTROVAE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"spectrovae: error: {' '.join(_message(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, (InputError, *_MISSING)) else 1
+
+
+def _message(error: Exception) -> str:
+    """What to say of an error."""
+    if type(error).__module__ == InputError.__module__:
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's own
+        return "out of memory; use shorter sounds, fewer clips or a smaller batch"
+    if isinstance(error, RecursionError):
+        return "an input is nested too deeply"
+    if isinstance(error, UnicodeError):
+        return f"a text or file name cannot be encoded: {error}"
+    return f"{type(error).__name__}: {error}; a fault of spectrovae: SPECTROVAE_DEBUG=1 shows where, please report it"
+
+
+def _check_inputs(options: argparse.Namespace) -> None:
+    """Refuse what cannot be read more than once: pipes, devices and ``-``."""
+    for name in _INPUTS:
+        value = getattr(options, name, None)
+        for path in value if isinstance(value, list) else [value]:
+            if path == "-" and not os.path.exists(path):
+                raise InputError("- is no file: pipes are not read; write the sound to a file and give its name")
+            if path and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+                raise InputError(f"{path} is a pipe or device, which is not read; write the sound to a file first")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spectrovae", description="Model sound through spectrograms with Keras.")
+    parser = Parser(prog="spectrovae", description="Model sound through spectrograms with Keras.")
     parser.add_argument("--version", action="version", version=f"spectrovae {spectrovae.__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -64,13 +111,41 @@ def _parser() -> argparse.ArgumentParser:
         text = "how much the voice weighs: above 1 it is plainer, and words suffer"
         sub.add_argument("--guidance", type=float, default=GUIDANCE, help=f"{text} ({GUIDANCE})")
 
-    def split_rule(sub: argparse.ArgumentParser, flag: str) -> None:
-        rules = ("auto", "hash", "speaker", "fsdd")
-        sub.add_argument(flag, dest="split_rule", default="auto", choices=rules, help="how recordings are split")
+    def split_rule(sub: argparse._ActionsContainer, flag: str, default: str | None = "auto") -> None:
+        text = f"how recordings are split: {', '.join(SPLIT_RULES)}; {default or 'as for the fit'} by default"
+        sub.add_argument(flag, dest="split_rule", default=default, choices=SPLIT_RULES, metavar="RULE", help=text)
+
+    def naming_options(sub: argparse._ActionsContainer) -> None:
+        sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
+        text = "table (CSV, TSV) with columns of file names and labels, perhaps speakers and splits"
+        sub.add_argument("--labels", metavar="FILE", help=text)
+        text = "folder level that names the label: 1 is the top, -1 the deepest"
+        sub.add_argument("--label-from", type=int, metavar="LEVEL", help=text)
+
+    def cutting_options(
+        sub: argparse._ActionsContainer, long: str | None = "auto", overlap: float | None = 0.5
+    ) -> None:
+        kinds = ("auto", "crop", "chunk")
+        sub.add_argument("--long", default=long, choices=kinds, help="what becomes of recordings beyond an example")
+        sub.add_argument("--overlap", type=float, default=overlap, help="the part that neighbouring chunks share")
+
+    def own_data_options(sub: argparse.ArgumentParser, flag: str = "--split-rule", optional: bool = False) -> None:
+        """Data of a bundle, by default those of its fit; ``optional`` ones are opened only where --data is given."""
+        if optional:
+            text = "compare with recordings: folder, manifest or toy set; without a name those of the fit"
+            sub.add_argument("--data", nargs="?", const="", help=text)
+        else:
+            sub.add_argument("--data", help="folder, manifest or toy set; the model's own by default")
+        group = sub.add_argument_group("data", "as for the fit, unless given")
+        split_rule(group, flag, None)
+        naming_options(group)
+        cutting_options(group, None, None)
+        text = "measure on clips of the test split that the model was trained or validated on, and say so"
+        group.add_argument("--allow-seen", action="store_true", help=text)
 
     def representation_options(sub: argparse.ArgumentParser, peak: str) -> None:
         group = sub.add_argument_group("representation")
-        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum, subbands, chunks; log-stft, or the family's own"
+        names = "log-stft, log-mel, magnitude-phase, mdct, spectrum, subbands, chunks; log-stft or the family's"
         group.add_argument("--representation", metavar="NAME", help=names)
         group.add_argument("--normalisation", default="range", choices=("range", "per_bin", "per_example"))
         group.add_argument("--max-db", type=float, help=f"top of the range in dB; {peak} by default")
@@ -93,11 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     def fit_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--sample-rate", type=int, help="Hz; the recordings' most common by default")
         sub.add_argument("--duration", type=float, help="seconds of an example")
-        sub.add_argument(
-            "--long", default="auto", choices=("auto", "crop", "chunk"), help="what becomes of longer ones"
-        )
-        sub.add_argument("--overlap", type=float, default=0.5, help="the part that neighbouring chunks share")
-        sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
+        cutting_options(sub)
+        naming_options(sub)
         split_rule(sub, "--split")
         representation_options(sub, "the training split's peak")
         sub.add_argument("--preset", default="small", choices=("tiny", "small", "base", "paper"), help="paper: of rave")
@@ -180,10 +252,12 @@ def _parser() -> argparse.ArgumentParser:
         text = "rave: epochs before the adversary joins; two thirds by default"
         sub.add_argument("--adversarial-from", type=int, metavar="EPOCHS", help=text)
         sub.add_argument("--precision", default="auto", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
+        text = "time between states saved within an epoch, as 10m, 30s; 0 saves at the end of each epoch only (10m)"
+        sub.add_argument("--checkpoint-every", default="10m", metavar="MINUTES", help=text)
 
     def fit_option(name: str, text: str) -> Any:
         """The value of an option of fit that is given as text."""
-        alone = argparse.ArgumentParser(prog=f"spectrovae study --vary {name}", add_help=False, allow_abbrev=False)
+        alone = Parser(prog=f"spectrovae study --vary {name}", add_help=False, allow_abbrev=False)
         fit_options(alone)
         return getattr(alone.parse_args([f"--{name.replace('_', '-')}={text}"]), name)
 
@@ -193,10 +267,10 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     sub = command("scan", commands.data_scan, data)
-    sub.add_argument("data", metavar="DATA", help="folder of wav, flac, ogg and mp3 files")
+    sub.add_argument("data", metavar="DATA", help="folder of audio files: wav, flac, ogg, mp3, aiff, w64, ...")
     sub.add_argument("--out", help="write the manifest (JSON lines) here")
-    sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
-    sub.add_argument("--split", default="auto", choices=("auto", "hash", "speaker", "fsdd"), help="split rule to show")
+    naming_options(sub)
+    sub.add_argument("--split", default="auto", choices=SPLIT_RULES, help="split rule to show")
     sub = command("fsdd", commands.data_fsdd, data)
     sub.add_argument("folder", nargs="?", default="fsdd", help="where to put it")
     sub.add_argument("--archive", help="the zip archive, fetched by other means")
@@ -217,16 +291,25 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("family", nargs="?", choices=FAMILIES.split(", "))
     data_options(sub, required=False)
     sub.add_argument("--out", required=True, help="folder of the bundle")
-    sub.add_argument("--config", help="run/config.json of a run to repeat, in place of the other options")
+    sub.add_argument(
+        "--config", help="run/config.json of a run to repeat; --data and options of training may be changed"
+    )
     fit_options(sub)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--resume", action="store_true", help="go on with a finished run, with more --epochs")
-    sub.add_argument("--force", action="store_true", help="start over where a bundle is")
+    sub.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a finished run, with more --epochs, or one that stopped improving",
+    )
+    sub.add_argument(
+        "--force", action="store_true", help="start over where a bundle is, which stays until the first epoch is over"
+    )
 
     sub = command("study", commands.study)
     sub.add_argument("families", nargs="+", metavar="FAMILY", help=FAMILIES)
     data_options(sub)
-    sub.add_argument("--vary", metavar="NAME=A,B,...", help="an option of fit, as beta=0.5,1,2; of one family")
+    text = "an option of fit, as beta=0.5,1,2, or with semicolons where a value has commas, as 'levels=8,6,5;4,4'"
+    sub.add_argument("--vary", metavar="NAME=A,B,...", help=text + "; of one family")
     sub.add_argument("--seeds", type=_whole, default=(0,), help="as 0,1,2")
     sub.add_argument("--measure", default="test", choices=("train", "validation", "test"), help="the split measured")
     sub.add_argument("--out", required=True, help="folder; a study that was stopped continues there")
@@ -237,7 +320,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("target", choices=("label", "speaker"), help="what to tell apart; of FSDD labels are digits")
     data_options(sub)
     split_rule(sub, "--split")
-    sub.add_argument("--pattern", help="regular expression with groups label, speaker, index for the file names")
+    naming_options(sub)
     sub.add_argument("--out", required=True, help="folder of the judge")
     sub.add_argument("--epochs", type=_positive, default=20)
     sub.add_argument("--seed", type=int, default=0)
@@ -245,8 +328,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("fit-prior", commands.fit_prior)
     sub.add_argument("bundle")
-    data_options(sub)
-    split_rule(sub, "--split")
+    own_data_options(sub, "--split")
     sub.add_argument("--kind", help=f"{PRIORS}; for codes, vectors and rave by default first, third, last")
     text = "of label and speaker; by default those that all training examples have"
     sub.add_argument("--conditions", nargs="*", choices=("label", "speaker"), help=text)
@@ -296,8 +378,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--prefix", metavar="FILE", help="of codes: a beginning, shorter than a segment, to continue")
     text = "folder of a judge (fit-judge) that says what it hears; may be given again"
     sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
-    sub.add_argument("--data", help="recordings of the fit, to compare with: are the sounds new, are they like these?")
-    split_rule(sub, "--split-rule")
+    own_data_options(sub, optional=True)
     sub.add_argument("--out", required=True, help="folder for the wav files and the page")
     sub.add_argument("--force", action="store_true", help="replace existing files")
 
@@ -315,15 +396,14 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("diagnose", commands.diagnose)
     sub.add_argument("bundle")
-    data_options(sub)
-    split_rule(sub, "--split-rule")
+    own_data_options(sub)
     sub.add_argument(
         "--split", default="validation", choices=("train", "validation", "test"), help="what to measure on"
     )
 
     sub = command("disentangle", commands.disentangle)
     sub.add_argument("bundle")
-    sub.add_argument("--data", required=True, help="toy set of several factors: toy:additive, toy:fm")
+    own_data_options(sub)
     sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to measure on")
     sub.add_argument("--seeds", type=_whole, default=(0, 1, 2, 3, 4), help="as 0,1,2")
     sub.add_argument("--out", help="write the result (JSON) here")
@@ -332,8 +412,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run in (("compare", commands.compare), ("robustness", commands.robustness)):
         sub = command(name, run)
         sub.add_argument("bundles", nargs="+", metavar="BUNDLE")
-        data_options(sub)
-        split_rule(sub, "--split-rule")
+        own_data_options(sub)
         sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to measure on")
         sub.add_argument("--limit", type=_positive, help="measure this many clips, spread over the split")
         sub.add_argument("--seed", type=int, default=0)
@@ -346,7 +425,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--judge", action="append", default=[], metavar="DIR", help=text)
         else:
             sub.add_argument(
-                "--perturbation", nargs="+", default=["uniform"], metavar="NAME[:SEVERITY,...]",
+                "--perturbation", nargs="+", type=_perturbation, default=["uniform"], metavar="NAME[:SEVERITY,...]",
                 help=f"{PERTURBATIONS}, or worst-case; as uniform:0,2,5,10,20 mp3 worst-case:2,5",
             )  # fmt: skip
             sub.add_argument("--seeds", type=_positive, default=5, help="perturbations of each clip")
@@ -355,8 +434,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("judge-conversion", commands.judge_conversion)
     sub.add_argument("bundle")
-    data_options(sub)
-    split_rule(sub, "--split-rule")
+    own_data_options(sub)
     sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to convert")
     sub.add_argument("--limit", type=_positive, help="convert this many clips, spread over the split")
     voice_option(sub)
@@ -370,8 +448,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("latent", commands.latent)
     sub.add_argument("bundle")
-    data_options(sub)
-    split_rule(sub, "--split-rule")
+    own_data_options(sub)
     sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what to measure on")
     sub.add_argument("--limit", type=_positive, default=1000, help="clips at most, spread over the split (1000)")
     sub.add_argument("--dimensions", type=_positive, default=6, help="of each group, traversed one by one (6)")
@@ -384,8 +461,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("fidelity", commands.fidelity)
     sub.add_argument("bundle")
-    data_options(sub)
-    split_rule(sub, "--split-rule")
+    own_data_options(sub)
     sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="what is decoded")
     sub.add_argument("--limit", type=_positive, default=200, help="clips decoded at most (200)")
     text = "shares of the latent's variance, as 0.8,0.95"
@@ -397,8 +473,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("listen", commands.listen)
     sub.add_argument("bundles", nargs="+", metavar="BUNDLE")
-    data_options(sub)
-    split_rule(sub, "--split-rule")
+    own_data_options(sub)
     sub.add_argument("--split", default="test", choices=("train", "validation", "test"), help="where clips come from")
     sub.add_argument("--clips", type=_positive, default=8, help="how many clips are played (8)")
     sub.add_argument("--trials", type=_positive, default=24, help="of a series; the page can take another number (24)")
@@ -435,13 +510,17 @@ def _parser() -> argparse.ArgumentParser:
         " answered."
     )
     sub.add_argument("folder", metavar="DIR", help="where export wrote DIR/NAME/VERSION/; models.config is heeded")
-    sub.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (127.0.0.1)")
+    sub.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all, without authentication (127.0.0.1)"
+    )
     sub.add_argument("--rest-port", type=int, default=8501, help="0 for any free one, which is then printed (8501)")
     sub.add_argument("--grpc-port", type=int, default=8500, help="0 for any free one, which is then printed (8500)")
     sub.add_argument("--stand-in", action="store_true", help="run the stand-in though TensorFlow Serving is there")
     sub.add_argument("--poll", type=float, default=1.0, help="seconds between two looks for new versions (1)")
     group = sub.add_argument_group("limits")
     group.add_argument("--max-bytes", type=_positive, default=64 << 20, help="of a request (64 MiB)")
+    text = "of sound in a request, sent or to be made (4194304)"
+    group.add_argument("--max-samples", type=_positive, default=1 << 22, help=text)
     group.add_argument("--read-timeout", type=float, default=10.0, help="seconds for a request's body to come (10)")
     group.add_argument("--call-timeout", type=float, default=60.0, help="seconds for a request's result (60)")
     group.add_argument("--threads", type=_positive, default=64, help="requests handled at the same time (64)")
@@ -478,19 +557,35 @@ def _by_dimension(text: str) -> dict[int, float]:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, received {text}")
-    return value
+    return whole_number(text, least=1)
 
 
 def _levels(text: str) -> tuple[int, ...] | None:
-    return None if text == "all" else () if text == "none" else tuple(int(part) for part in text.split(","))
+    if text in ("all", "none"):
+        return None if text == "all" else ()
+    return _listed(text, int, "must be all, none, or whole numbers such as 0,2")
 
 
 def _whole(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return _listed(text, int, "must be whole numbers such as 0,1,2")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    return _listed(text, number, "must be numbers such as 0.8,0.95")
+
+
+def _listed(text: str, kind: Callable[[str], Any], expected: str) -> tuple:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{expected}, received {text!r}") from None
+
+
+def _perturbation(text: str) -> str:
+    names = [*PERTURBATIONS.split(", "), "worst-case"]
+    if text.partition(":")[0] not in names:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME or NAME:SEVERITY,... with a NAME of {', '.join(names)}, received {text!r} (bundles come "
+            "before --perturbation)"
+        )
+    return text

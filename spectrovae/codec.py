@@ -3,8 +3,6 @@
 import functools
 import os
 import platform
-import shutil
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,23 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 import spectrovae
-from spectrovae import conversion, files, generation, losses, representations
-from spectrovae.bundle import (
-    DATA,
-    FORMAT_VERSION,
-    PARTS,
-    PRIOR,
-    finish_saving,
-    load_data,
-    load_part,
-    load_prior,
-    read_description,
-    weights_digest,
-    whole_file,
-)
+from spectrovae import archives, bundle, conversion, files, generation, losses, representations
 from spectrovae.errors import InputError
-from spectrovae.models.base import layers_of, posteriors_of
+from spectrovae.models import base
 from spectrovae.quantisers import Quantiser
+
+_TRACED = ("representation", "encoder", "decoder", "conditioned", "learned_prior", "segment_frames")
 
 
 class Codec:
@@ -68,8 +55,13 @@ class Codec:
         segment_frames: int | None = None,
         name: str = "codec",
     ):
+        if len(encoder.inputs) != 1 or len(encoder.inputs[0].shape) != 4:
+            raise InputError(
+                "the encoder must take features (batch, bins, frames, channels), received "
+                f"{[tuple(tensor.shape) for tensor in encoder.inputs]}"
+            )
         self.representation, self.encoder = representation, encoder
-        self.decoder, self.conditioned = conversion.split(decoder)  # the first is told of no speaker
+        self.decoder, self.conditioned = conversion.split(decoder)  # the first takes no speaker
         decoder = self.decoder
         self.family, self.prior, self.name = family, prior, name
         self.info: dict[str, Any] = dict(info or {})
@@ -94,12 +86,15 @@ class Codec:
                 f"the encoder returns latents of shapes and types {_signature(encoder.outputs)}, the decoder takes "
                 f"{_signature(decoder.inputs)}"
             )
+        decoded = [tuple(tensor.shape[1:]) for tensor in decoder.outputs]
+        if decoded != [(bins, None if self.whole else frames, channels)]:
+            raise InputError(f"the decoder must return features shaped {self.feature_shape}, received {decoded}")
         if self.whole:
             segment = encoder.compute_output_spec(keras.KerasTensor((1, *self.feature_shape)))
             self.latent_shapes, _ = _signature(tf.nest.flatten(segment))
         self.learned_prior: Any = learned_prior
         self.learned: dict[str, Any] = {"kind": type(learned_prior).__name__} | dict(learned or {})
-        self.draw_functions: dict[Any, Any] = {}
+        self.draw_functions: dict[Any, Any] = {}  # see generation
         generation.check_fit(self)
         waveform = tf.TensorSpec([None, None], tf.float32, name="waveform")
         length = tf.TensorSpec([], tf.int32, name="length")
@@ -116,6 +111,11 @@ class Codec:
             self.reconstruct_features_graph, input_signature=[features], autograph=False
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _TRACED and name in self.__dict__:
+            raise AttributeError(f"{name} is part of this codec's graphs; replace({name}=...) makes another codec")
+        super().__setattr__(name, value)
+
     def replace(self, **changes: Any) -> "Codec":
         """A codec of the same parts with some of the constructor's arguments changed."""
         own: dict[str, Any] = {
@@ -124,18 +124,19 @@ class Codec:
         }
         names = ("representation", "encoder", "family", "prior", "learned_prior", "info", "data", "name")
         own |= {name: getattr(self, name) for name in names}
-        own["learned"] = self.learned if self.learned_prior is not None else None
+        same = self.learned_prior is not None and "learned_prior" not in changes
+        own["learned"] = self.learned if same else None
         return Codec(**(own | changes))
 
     @property
     def parameters(self) -> int:
-        """Weights of encoder and decoder."""
-        return self.encoder.count_params() + self.decoder.count_params()
+        """Number of weights in encoder and decoder; those of a layer in both count once."""
+        return base.count_weights(self.encoder, self.decoder)
 
     @property
-    def quantiser(self):
-        """The layer that made the codes, :class:`spectrovae.quantisers.Quantiser`; None where latents are not codes."""
-        return next(iter(layers_of(self.encoder, Quantiser)), None)
+    def quantiser(self) -> Quantiser | None:
+        """The layer that makes the codes; None where latents are not codes."""
+        return next(iter(base.layers_of(self.encoder, Quantiser)), None)
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -261,24 +262,37 @@ class Codec:
         """
         parts = [np.asarray(z) for z in (latent if isinstance(latent, list | tuple) else [latent])]
         parts += self._filling(parts, fill, seed)
-        if len(parts) != len(self.latent_shapes) or any(
-            z.shape[2:] != shape or z.ndim < 2 for z, shape in zip(parts, self.latent_shapes)
-        ):
-            raise InputError(
-                f"latent must be shaped (batch, segments) + {self.latent_shapes}, received {[z.shape for z in parts]}"
-            )
-        for z, kind in zip(parts, self.latent_types):
-            if kind.is_integer and not np.issubdtype(z.dtype, np.integer):
-                raise InputError(f"{self.name} decodes integer codes, received {z.dtype}; give what encode returned")
-            if kind.is_integer and self.quantiser is not None and z.size:
-                size, low, high = self.quantiser.codebook_size, z.min(), z.max()
-                if low < 0 or high >= size:
-                    raise InputError(f"{self.name} has codes from 0 to {size - 1}, received {low} to {high}")
+        self._check_latent(parts)
+        if length is not None and (isinstance(length, bool) or int(length) != length or length < 0):
+            raise InputError(f"length must be a number of samples, received {length!r}")
         packed = self.pack([tf.cast(z, kind) for z, kind in zip(parts, self.latent_types)])
         length = -1 if length is None else length
         if speaker is None:
             return self._decode(packed, length).numpy()
         return self._decode_as(packed, length, *conversion.asked(self, speaker, guidance, len(parts[0]))).numpy()
+
+    def _check_latent(self, parts: list[np.ndarray]) -> None:
+        """Raise InputError where these are not latents of this codec."""
+        if (
+            len(parts) != len(self.latent_shapes)
+            or any(z.ndim < 2 or z.shape[2:] != shape for z, shape in zip(parts, self.latent_shapes))
+            or len({z.shape[:2] for z in parts}) > 1
+            or not parts[0].shape[1]
+        ):
+            raise InputError(
+                f"latent must be shaped (batch, segments) + {self.latent_shapes} with a segment at least, received "
+                f"{[z.shape for z in parts]}"
+            )
+        for z, kind in zip(parts, self.latent_types):
+            if z.dtype.kind not in "fiu" or (kind.is_integer and z.dtype.kind == "f"):
+                expected = "integer codes" if kind.is_integer else "numbers"
+                raise InputError(f"{self.name} decodes {expected}, received {z.dtype}; give what encode returned")
+            if not np.all(np.isfinite(z)):
+                raise InputError("latent holds NaN or infinite numbers; give what encode returned")
+            if kind.is_integer and self.quantiser is not None and z.size:
+                size, low, high = self.quantiser.codebook_size, z.min(), z.max()
+                if low < 0 or high >= size:
+                    raise InputError(f"{self.name} has codes from 0 to {size - 1}, received {low} to {high}")
 
     def _filling(self, parts: list, fill: str, seed: int) -> list:
         """Latents for the groups below ``parts``, where each has a prior N(0, I) given those above."""
@@ -327,7 +341,7 @@ class Codec:
 
     @functools.cached_property
     def _kl_divergence(self):
-        posteriors = posteriors_of(self.encoder)
+        posteriors = base.posteriors_of(self.encoder)
         if posteriors is None:
             return None
 
@@ -385,8 +399,11 @@ class Codec:
         Returns:
             float32 [shape=(count, samples)].
         """
-        length = max(len(first), len(second))
-        pair = np.stack([np.pad(np.asarray(x, np.float32), (0, length - len(x))) for x in (first, second)])
+        if count < 1:
+            raise InputError(f"count must be at least 1, received {count}")
+        pair = [self.checked_sound(x, name) for x, name in ((first, "the first sound"), (second, "the second sound"))]
+        length = max(map(len, pair))
+        pair = np.stack([np.pad(x, (0, length - len(x))) for x in pair])
         ends = self.encode(pair)
         way = tf.nest.map_structure(lambda z: generation.between(self, z[:1], z[1:], count, path), ends)
         return self.decode(way, length)
@@ -414,46 +431,37 @@ class Codec:
             raise InputError("waveform holds NaN or infinite samples; repair or drop them first")
         return waveform
 
+    def checked_sound(self, sound, name: str) -> np.ndarray:
+        """One waveform as float32 [shape=(samples,)]; InputError, with its ``name``, where it is not one."""
+        sound = np.asarray(sound)
+        if sound.ndim != 1:
+            raise InputError(f"{name} must be one waveform (samples,), received shape {sound.shape}")
+        return np.asarray(self.checked(sound[None], None))[0]
+
     # On disk
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the bundle. A reader sees the old one or the new one, whole, however the writer is stopped.
 
-        Parts are staged in ``.saving``; renaming that folder to ``.saved`` is the moment of change; from then on each
-        part counts where it lies, staged or moved to its place.
-
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or another process is writing it.
+            StorageError: the disk is full, or fails.
         """
-        path = Path(path)
-        with files.writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            finish_saving(path)
-            stage = path / ".saving"
-            shutil.rmtree(stage, ignore_errors=True)
-            stage.mkdir()
+        with bundle.saving(path, self.description()) as stage:
             self.representation.save(stage / "representation.keras")
             self.encoder.save(stage / "encoder.keras")
             (self.conditioned or self.decoder).save(stage / "decoder.keras")
             if self.learned_prior is not None:
-                self.learned_prior.save(stage / f"{PRIOR}.keras")
+                self.learned_prior.save(stage / f"{bundle.PRIOR}.keras")
             golden: dict[str, Any] = self.replay(golden_waveforms(self.segment_samples, self.sample_rate))
             np.savez(stage / "golden.npz", **golden)
             if self.data is not None:
-                files.write_json(stage / DATA, self.data)
-            hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
-            files.write_json(stage / "codec.json", self.description() | {"files": hashes})
-            os.rename(stage, path / ".saved")
-            finish_saving(path)
-            if self.learned_prior is None:
-                (path / f"{PRIOR}.keras").unlink(missing_ok=True)  # of an earlier bundle; codec.json knows it no more
-            if self.data is None:
-                (path / DATA).unlink(missing_ok=True)  # likewise
+                files.write_json(stage / bundle.DATA, self.data)
 
     def description(self) -> dict:
         """What ``codec.json`` says, without the file hashes."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": bundle.FORMAT_VERSION,
             "family": self.family,
             "prior": self.prior,
             "sample_rate": self.sample_rate,
@@ -481,7 +489,7 @@ class Codec:
         if self.learned_prior is None:
             return {}
         conditions = {name: list(names) for name, names in self.learned_prior.conditions.items()}
-        entry = {"encoder": weights_digest(self.encoder)} | self.learned | {"conditions": conditions}
+        entry = {"encoder": bundle.weights_digest(self.encoder)} | self.learned | {"conditions": conditions}
         return {"learned_prior": entry}
 
     def replay(self, waveform: np.ndarray) -> dict[str, Any]:
@@ -503,23 +511,30 @@ class Codec:
         Raises:
             InputError: no bundle there, a part missing or damaged, a newer format, or golden vectors that differ.
         """
-        path = Path(path)
-        description = read_description(path)
-        models = [load_part(path, part) for part in PARTS]
-        learned_prior, learned = load_prior(path, models[1]) if prior else (None, None)
-        codec = cls(
-            *models,
-            learned_prior=learned_prior,
-            learned=learned,
-            family=description["family"],
-            prior=description["prior"],
-            info=description["info"],
-            data=load_data(path),
-            segment_frames=description["feature_shape"][1],
-            name=path.resolve().name,
-        )
+        return bundle.read(path, lambda version: cls._of(version, verify, prior))
+
+    @classmethod
+    def _of(cls, version: bundle.Bundle, verify: bool, prior: bool) -> "Codec":
+        path, description = version.path, version.description
+        representation, encoder, decoder = (version.part(part) for part in bundle.PARTS)
+        learned_prior, learned = version.prior(encoder) if prior else (None, None)
+        options = {name: description[name] for name in ("family", "prior", "info")}
+        frames = description["feature_shape"][1]
+        options |= {"data": version.data(), "segment_frames": frames, "name": path.resolve().name}
+        try:
+            codec = cls(representation, encoder, decoder, learned_prior=learned_prior, learned=learned, **options)
+            own = codec.description()
+        except Exception as error:  # Keras raises any where layers do not fit
+            reason = archives.first_line(error)
+            raise InputError(f"the parts in {path} do not fit together: {reason}; {bundle.MEND}") from error
+        for name in ("sample_rate", "segment_samples", "feature_shape", "latent_shapes"):
+            if description.get(name, own[name]) != own[name]:
+                raise InputError(
+                    f"{path / bundle.DESCRIPTION} is damaged ({name} is {description[name]}, its parts have "
+                    f"{own[name]}); {bundle.MEND}"
+                )
         if verify:
-            codec.verify(path)
+            codec._verify(version, 1e-3)
         return codec
 
     def verify(self, path: str | os.PathLike, tolerance: float = 1e-3) -> dict[str, float]:
@@ -532,19 +547,38 @@ class Codec:
             InputError: golden vectors missing or damaged, or a difference above the tolerance: the model would not
                 sound as it did when saved.
         """
-        with np.load(whole_file(Path(path), "golden.npz"), allow_pickle=False) as golden:
-            kept = {name: golden[name] for name in golden.files}
-        found = self.replay(kept["waveform"])
+        return bundle.read(path, lambda version: self._verify(version, tolerance))
+
+    def _verify(self, version: bundle.Bundle, tolerance: float) -> dict[str, float]:
+        file = version.file("golden.npz")
+        golden = archives.load_arrays(file)
+        waveform = golden.get("waveform", np.zeros(0))
+        if (
+            waveform.shape != (GOLDEN, self.segment_samples)
+            or waveform.dtype != np.float32
+            or not np.all(np.abs(waveform) <= 1.0)
+        ):
+            raise InputError(
+                f"{file} is damaged (its waveform must be {(GOLDEN, self.segment_samples)}); {bundle.MEND}"
+            )
+        try:
+            found = self.replay(waveform)
+        except Exception as error:  # of layers that do not fit, known only when they run
+            reason = archives.first_line(error)
+            raise InputError(f"the parts in {version.path} do not fit together: {reason}; {bundle.MEND}") from error
+        kinds = [{name: (array.shape, array.dtype) for name, array in arrays.items()} for arrays in (golden, found)]
+        if kinds[0] != kinds[1]:
+            raise InputError(f"{file} does not hold the features and latents of these parts; {bundle.MEND}")
         differences = {
             name: float(np.max(np.abs(found[name] - value)) / max(float(np.max(np.abs(value))), 1e-6))
-            for name, value in kept.items()
+            for name, value in golden.items()
             if name != "waveform"
         }
         worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
         if not differences[worst] <= tolerance:
             raise InputError(
-                f"{path} does not give what it gave when saved: {worst} differs by {differences[worst]:.2g} of its "
-                f"range (allowed {tolerance:g}); check the library versions in codec.json or fit again"
+                f"{version.path} does not give what it gave when saved: {worst} differs by {differences[worst]:.2g} of "
+                f"its range (allowed {tolerance:g}); check the library versions in codec.json or fit again"
             )
         return differences
 
@@ -553,6 +587,9 @@ def _signature(tensors) -> tuple[list[tuple[int, ...]], list[tf.DType]]:
     """Shapes, and types as they travel: whole numbers as int32, all else as float32 under any precision policy."""
     kinds = [tf.int32 if tf.as_dtype(tensor.dtype).is_integer else tf.float32 for tensor in tensors]
     return [tuple(tensor.shape[1:]) for tensor in tensors], kinds
+
+
+GOLDEN = 4
 
 
 def golden_waveforms(samples: int, sample_rate: int) -> np.ndarray:

@@ -1,10 +1,39 @@
-"""The error a user can mend, and those of a failed check, of a server that does not answer and of a full disk."""
+"""The error a user can mend, and those of a failed check, a server that does not answer, a full disk, a training."""
+
+import contextlib
+import re
+from collections.abc import Iterator
 
 
 class InputError(ValueError):
-    """Input that the caller can correct. The command line prints it in one line and exits with 2."""
+    """Input that the caller can correct. The command line prints it in one line and exits with 2.
+
+    What a file name may hold and a line of text may not, such as line breaks and bytes that are no UTF-8, is escaped.
+    """
 
     _keras_call_info_injected = True  # keeps Keras from wrapping the line in a description of the layer's arguments
+
+    def __init__(self, message: str):
+        super().__init__(re.sub("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", _escaped, str(message)))
+
+
+def _escaped(found: re.Match) -> str:
+    return ascii(found[0])[1:-1]
+
+
+@contextlib.contextmanager
+def within_graphs() -> Iterator[None]:
+    """Within this block, an InputError raised inside a TensorFlow graph comes out as one. Also a decorator.
+
+    TensorFlow makes an error of its own of what a Python function in a graph raises, such as the reader of files.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\bInputError: (.*)", str(error))
+        if found and type(error).__module__.startswith("tensorflow"):
+            raise InputError(found[1]) from error
+        raise
 
 
 class ParityError(RuntimeError):
@@ -17,3 +46,7 @@ class ServerError(RuntimeError):
 
 class StorageError(RuntimeError):
     """A disk that is full or fails while a result is written. The command line exits with 1."""
+
+
+class TrainingError(RuntimeError):
+    """A training that diverged. The command line exits with 1."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from spectrovae.conversion import check_guidance
+from spectrovae.conversion import check_guidance, names_of
 from spectrovae.errors import InputError
 from spectrovae.sampling import normal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spectrovae.codec import Codec
 
 ROWS = 64  # segments drawn at a time
+DRAW_FUNCTIONS = 8  # graphs that a codec keeps
 
 Names = str | Sequence[str] | None
 
@@ -39,12 +40,13 @@ def generate(
 ) -> np.ndarray:
     """What :meth:`Codec.generate` does. A speaker is told to the prior and to the decoder, whichever knows any."""
     check_prior(codec)
-    if count < 1 or segments < 1:
-        raise InputError(f"count and segments must be at least 1, received {count} and {segments}")
+    for name, number, least in (("count", count, 1), ("segments", segments, 1), ("seed", seed, 0), ("top_k", top_k, 0)):
+        if not isinstance(number, int | np.integer) or number < least:
+            raise InputError(f"{name} must be a whole number, {least} at least, received {number!r}")
     if not (math.isfinite(temperature) and temperature >= 0.0):
         raise InputError(f"temperature must be 0 or more, received {temperature:g}")
-    if top_k < 0 or not 0.0 < top_p <= 1.0:
-        raise InputError(f"top_k must be 0 (all) or more, top_p above 0 and at most 1, received {top_k} and {top_p:g}")
+    if not 0.0 < top_p <= 1.0:
+        raise InputError(f"top_p must be above 0 and at most 1, received {top_p:g}")
     check_guidance(guidance)
     prior = codec.learned_prior
     given = {name: names for name, names in (conditions or {}).items() if names is not None}
@@ -72,14 +74,15 @@ def generate(
         known, mask = known.reshape(-1, *prior.latent_shape), mask.reshape(-1, *prior.latent_shape)
     uniform = uniform.reshape(-1, *prior.noise_shape)
     classes = {name: np.repeat(index, segments) for name, index in classes.items()}
-    draw = _draw_function(codec, top_k, top_p, guidance, prefix is not None)
+    draw = _draw_function(codec, top_k, top_p, guidance != 1.0, prefix is not None)
+    weight = [tf.constant(guidance, tf.float32)] if guidance != 1.0 else []
     parts = []
     for start in range(0, len(uniform), ROWS):
         rows = slice(start, start + ROWS)
         kept = [] if known is None or mask is None else [tf.constant(known[rows]), tf.constant(mask[rows])]
         own = {name: tf.constant(index[rows]) for name, index in classes.items()}
         heat = tf.fill([len(uniform[rows])], np.float32(temperature))
-        parts.append(draw(tf.constant(uniform[rows]), own, heat, *kept).numpy())
+        parts.append(draw(tf.constant(uniform[rows]), own, heat, *weight, *kept).numpy())
     return codec.decode(np.concatenate(parts).reshape(count, segments, *prior.latent_shape), speaker=voice)
 
 
@@ -137,7 +140,7 @@ def condition_classes(prior, given: Mapping[str, Names], count: int) -> dict[str
         if asked is None:
             classes[name] = np.full(count, prior.none_given(name), np.int32)
             continue
-        asked = [asked] * count if isinstance(asked, str) else list(map(str, asked))
+        asked = names_of(asked, count)
         if len(asked) != count:
             raise InputError(f"{name} must be one name or one for each of {count} sounds, received {len(asked)}")
         for one in asked:
@@ -164,12 +167,12 @@ def latents_graph(
         conditions: classes (rows,) by name, for a learned prior.
         temperature: [shape=(rows,)].
         top_k, top_p, known, mask: as for ``Prior.draw``.
-        guidance: as for ``CodePrior.draw``.
+        guidance: as for ``CodePrior.draw``, a number or a tensor.
     """
     prior = codec.learned_prior
     if prior is not None:
         noise = tf.reshape(uniform, [-1, *prior.noise_shape])
-        own = {} if guidance == 1.0 else {"guidance": guidance}
+        own = {} if isinstance(guidance, float) and guidance == 1.0 else {"guidance": guidance}
         return [prior.draw(noise, conditions, temperature, top_k, top_p, known, mask, **own)]
     scaled = tf.reshape(temperature, [-1, 1]) * normal(uniform)
     parts = tf.split(scaled, [math.prod(shape) for shape in codec.latent_shapes], axis=1)
@@ -217,9 +220,9 @@ def _sphere(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.nda
     return (length * np.where(narrow, straight, round_)).astype(np.float32)
 
 
-def _draw_function(codec: Codec, top_k: int, top_p: float, guidance: float, continued: bool):
-    """The draw as a graph, made once for each way of drawing."""
-    key = (top_k, top_p, guidance, continued)
+def _draw_function(codec: Codec, top_k: int, top_p: float, guided: bool, continued: bool):
+    """The draw as a graph, made once for each way of drawing; the last ones are cached."""
+    key = (top_k, top_p, guided, continued)
     if key not in codec.draw_functions:
         prior = codec.learned_prior
         rows = tf.TensorSpec([None], tf.float32)
@@ -228,12 +231,17 @@ def _draw_function(codec: Codec, top_k: int, top_p: float, guidance: float, cont
             {name: tf.TensorSpec([None], tf.int32) for name in prior.conditions},
             rows,
         ]
+        signature += [tf.TensorSpec([], tf.float32)] if guided else []
         if continued:
             signature += [tf.TensorSpec([None, *prior.latent_shape], kind) for kind in (tf.int32, tf.bool)]
 
-        def draw(uniform, conditions, temperature, known=None, mask=None):
+        def draw(uniform, conditions, temperature, *rest):
+            guidance, *kept = rest if guided else (1.0, *rest)
+            known, mask = kept or (None, None)
             return latents_graph(codec, uniform, conditions, temperature, top_k, top_p, known, mask, guidance)[0]
 
+        while len(codec.draw_functions) >= DRAW_FUNCTIONS:  # a sweep over top_k or top_p makes many
+            del codec.draw_functions[next(iter(codec.draw_functions))]
         codec.draw_functions[key] = tf.function(draw, input_signature=signature, autograph=False)
     return codec.draw_functions[key]
 
@@ -243,9 +251,7 @@ def _kept(codec: Codec, prefix, count: int, segments: int) -> tuple[np.ndarray, 
 
     Frames beyond the beginning are silent, and the encoder sees some of them from the last columns kept.
     """
-    prefix = np.asarray(prefix, np.float32)
-    if prefix.ndim != 1:
-        raise InputError(f"the prefix must be one waveform (samples,), received shape {prefix.shape}")
+    prefix = codec.checked_sound(prefix, "the prefix")
     columns = codec.learned_prior.latent_shape[1]
     kept = len(prefix) * columns // codec.segment_samples
     if kept >= columns:

@@ -42,6 +42,12 @@ class Curve:
     reference: bool = False
 
 
+def text(name: str) -> str:
+    """A name as matplotlib is to draw it: dollars begin no formula, and an underscore at its start hides no entry."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if not name or name.startswith("_") else name
+
+
 def spectrogram_figure(
     db: np.ndarray,
     *,
@@ -130,12 +136,12 @@ def curves_figure(
             linewidth=width,
             marker=marker,
             markersize=4.5,
-            label=curve.name,
+            label=text(curve.name),
         )
     if marked is not None:
         axes.axvline(marked, color=ink, linewidth=0.8, alpha=0.6, zorder=0)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_xlabel(text(xlabel))
+    axes.set_ylabel(text(ylabel))
     axes.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -196,12 +202,12 @@ def rate_figure(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     for index, (name, (x, y)) in enumerate(curves.items()):
-        axes.plot(x, y, color=GREYS[index % len(GREYS)], linewidth=1.3, linestyle="dashed", label=name, zorder=1)
+        axes.plot(x, y, color=GREYS[index % len(GREYS)], linewidth=1.3, linestyle="dashed", label=text(name), zorder=1)
     markers = "osD^vP*X"
     for index, (name, pairs) in enumerate(points.items()):
         x, y = zip(*pairs)
         marker = markers[index // len(COLOURS) % len(markers)]
-        axes.scatter(x, y, s=34, color=COLOURS[index % len(COLOURS)], marker=marker, label=name, zorder=3)
+        axes.scatter(x, y, s=34, color=COLOURS[index % len(COLOURS)], marker=marker, label=text(name), zorder=3)
     # A collapsed latent carries nothing: 0 belongs on the axis.
     axes.set_xscale("symlog", linthresh=1.0)
     bits = [x for pairs in points.values() for x, _ in pairs]
@@ -209,7 +215,7 @@ def rate_figure(
     for level in levels:
         axes.axhline(level["rmse_db"], xmin=0.94, color=ink, linewidth=0.8, alpha=0.7)
         axes.annotate(
-            level["name"], (0.935, level["rmse_db"]), xycoords=("axes fraction", "data"), ha="right", va="center",
+            text(level["name"]), (0.935, level["rmse_db"]), xycoords=("axes fraction", "data"), ha="right", va="center",
             fontsize=6.5, color=ink,
         )  # fmt: skip
     axes.set_ylim(bottom=0, top=1.08 * max([y for pairs in points.values() for _, y in pairs] + [4.0]))
@@ -257,7 +263,7 @@ def plot_loss_curves(history: Mapping[str, Sequence[float]], path: str | os.Path
                 label=label,
                 marker="." if len(finite) < 3 else None,
             )
-        axes.set_title(name, loc="left", fontsize=10, color=DARK_INK)
+        axes.set_title(text(name), loc="left", fontsize=10, color=DARK_INK)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color=DARK_INK, alpha=0.12, linewidth=0.6)

@@ -180,10 +180,12 @@ class StreamingCodec:
         return out
 
     def _checked(self, block: np.ndarray) -> np.ndarray:
-        block = np.asarray(block, np.float32)
+        block = np.asarray(block)
         if block.ndim != 2 or len(block) != self.batch:
             raise InputError(f"a block must be ({self.batch}, samples), received {block.shape}")
-        return block
+        if block.dtype.kind != "f" or not np.all(np.isfinite(block)):  # the state would remember NaN for ever
+            raise InputError(f"a block must be finite floating-point samples in [-1, 1], received {block.dtype}")
+        return np.asarray(block, np.float32)
 
     def _latents(self, block: np.ndarray):
         taken = 0

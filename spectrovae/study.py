@@ -18,20 +18,23 @@ from typing import Any
 import numpy as np
 
 from spectrovae import __version__, plots
-from spectrovae.bundle import read_description
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
-from spectrovae.evaluation.baselines import Mean, fit_baselines
-from spectrovae.evaluation.metrics import Errors
+from spectrovae.evaluation.baselines import Identity, fit_baselines
+from spectrovae.evaluation.metrics import Errors, deviation
 from spectrovae.evaluation.rate import TOLERANCE, gaussian_bound, rate_distortion
-from spectrovae.evaluation.report import Card, Cell, Report, Row, count_text, duration_text, number_text
+from spectrovae.evaluation.report import MISSING, Card, Cell, Report, Row, count_text, duration_text, number_text
+from spectrovae.evaluation.systems import System, plain
 from spectrovae.files import write_json, write_text
-from spectrovae.pca import principal_components
+from spectrovae.pca import MAX_CLIPS, principal_components
 
 RESULT = "study.json"
 BASELINES = (8, 16, 32, 64, 128)
+BATCH_SIZE = 64
+RATE_CLIPS = 1000
+"""Clips at most whose latents are held while their bits are counted."""
 RATES = np.geomspace(8.0, 65536.0, 60)  # bits a clip at which the bound is drawn
 
 DEFINITIONS = (
@@ -53,10 +56,11 @@ class Trial:
     """One fit of a study.
 
     Attributes:
-        name: of what is varied; trials of one name differ in their seed alone.
+        name: trials with the same name differ only in their seed.
         family: of the model.
         seed: of the fit.
-        fit: trains into a folder, or continues there, and returns the codec.
+        fit: trains into a folder and returns the codec: continues a run that was stopped, returns the codec of a
+            finished run of the same configuration, and refuses any other (``training.fit`` with ``reuse=True``).
     """
 
     name: str
@@ -65,13 +69,19 @@ class Trial:
     fit: Callable[[Path], Codec]
 
     def place(self, fits: Path) -> Path:
-        """The folder of the bundle, among those of a study."""
-        return fits / f"{systems.file_stem(self.name)}-{self.seed}"
+        """The folder of the bundle, among those of trials of other names."""
+        return folders([self], fits)[0]
 
     def run(self, fits: Path) -> Codec:
-        """The codec: loaded where the fit is finished, else trained, or continued."""
-        path = self.place(fits)
-        return Codec.load(path) if _finished(path) else self.fit(path)
+        """The codec, trained where it is not there."""
+        return self.fit(self.place(fits))
+
+
+def folders(trials: Sequence[Trial], fits: Path) -> list[Path]:
+    """The folder of each trial's bundle, numbered where names are equal as file names."""
+    names = list(dict.fromkeys(trial.name for trial in trials))
+    stems = dict(zip(names, systems.unique_stems(names)))
+    return [fits / f"{stems[trial.name]}-{trial.seed}" for trial in trials]
 
 
 def study(
@@ -84,8 +94,8 @@ def study(
 ) -> dict[str, Any]:
     """Run the trials one after the other, measure each on one split and write tables, a picture and a page.
 
-    A trial that is finished already is measured again, not trained again. Tables and page are written anew after
-    each trial.
+    A trial that is finished already with the same configuration is measured again, not trained again. Tables and page
+    are written anew after each trial.
 
     Args:
         trials: what to fit, of one data set.
@@ -94,11 +104,12 @@ def study(
         split: the split measured.
 
     Returns:
-        What ``study.json`` holds: ``rows``, a trial each, and ``summary``, a name each with mean and deviation
-        over seeds.
+        What ``study.json`` holds: ``rows``, a trial each, ``trials``, the configuration of each, and ``summary``, a
+        name each with mean and deviation over seeds.
 
     Raises:
-        InputError: ``out`` holds something else, or two trials have the same name and seed.
+        InputError: ``out`` holds something else, or fits of other settings or data, or two trials have the same name
+            and seed.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "fits").is_dir())):
@@ -108,36 +119,45 @@ def study(
     result: dict[str, Any] = {
         "kind": "study",
         "spectrovae": __version__,
+        "data": recordings.measured(split),
         "settings": {"split": split, "clips": len(recordings.examples(split)), "data": recordings.get_config()},
+        "trials": [],
         "rows": [],
         "references": [],
     }
-    references: dict[str, dict[str, Any]] = {}
-    for number, trial in enumerate(trials, start=1):
+    labels: dict[str, str] = {}
+    taken: set[str] = set()
+    for number, (trial, path) in enumerate(zip(trials, folders(trials, out / "fits")), start=1):
         log(f"study: {trial.name}, seed {trial.seed} ({number} of {len(trials)})")
-        codec = trial.run(out / "fits")
-        label = systems.label(codec.representation)
-        if label not in references:
-            references[label] = _references(codec, recordings, split)
-        result["rows"].append(_measure(trial, codec, recordings, split) | {"representation": label})
+        codec = trial.fit(path)
+        key = systems.fingerprint(codec.representation)
+        if key not in labels:
+            labels[key] = systems.unique_name(systems.label(codec.representation), taken)
+            result["references"].append(_references(codec.representation, labels[key], recordings, split))
+        result["rows"].append(_measure(trial, codec, recordings, split) | {"representation": labels[key]})
+        result["trials"].append({"name": trial.name, "seed": trial.seed, "folder": path.name, **_configuration(path)})
         result["summary"] = summarise(result["rows"])
-        result["references"] = list(references.values())
         _write(result, out)
-    return result
+    return plain(result)
 
 
-def _finished(path: Path) -> bool:
-    return (path / "codec.json").is_file() and bool(read_description(path)["info"].get("finished"))
+def _configuration(path: Path) -> dict[str, Any]:
+    """What the fit was run with, of its ``run/config.json``; {} where a trial keeps none."""
+    file = path / "run" / "config.json"
+    return {"configuration": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
 
 def _features(codec: Codec, recordings: Recordings, split: str) -> np.ndarray:
-    return np.concatenate([np.asarray(batch) for batch in recordings.features(split, codec.representation, 64)])
+    """Of at most ``RATE_CLIPS`` clips, evenly spaced."""
+    indices = systems.chosen_clips(recordings, split, RATE_CLIPS)
+    parts = systems.batches(recordings, split, indices, BATCH_SIZE)
+    return np.concatenate([np.asarray(codec.representation(waveforms)) for _, waveforms in parts])
 
 
 def _measure(trial: Trial, codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
-    features = _features(codec, recordings, split)
-    errors = _errors(codec, features)
-    measured = rate_distortion(codec, features, seed=trial.seed)
+    system = System(trial.name, "model", codec, codec.representation, codec.parameters, codec.info)
+    [errors] = _errors([system], recordings, split)
+    measured = rate_distortion(codec, _features(codec, recordings, split), seed=trial.seed)
     return {
         "name": trial.name,
         "family": trial.family,
@@ -152,36 +172,42 @@ def _measure(trial: Trial, codec: Codec, recordings: Recordings, split: str) -> 
     }
 
 
-def _errors(reconstructor: Any, features: np.ndarray, representation: Any = None) -> dict[str, float]:
-    representation = representation or reconstructor.representation
-    parts = []
-    for start in range(0, len(features), 64):
-        part = features[start : start + 64]
-        before, after = (np.asarray(representation.to_db(x)) for x in (part, reconstructor.reconstruct_features(part)))
-        parts.append(Errors.measure(before, after, representation.min_db))
-    joined = Errors.concatenate(parts)
-    return {
-        "rmse_db": math.sqrt(joined.squared.sum() / joined.cells.sum()),
-        "rmse_active_db": math.sqrt(joined.squared_active.sum() / max(joined.cells_active.sum(), 1.0)),
-    }
-
-
-def _references(codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
-    """Baselines under a codec's representation, and the bound of Gaussian clips."""
-    representation = codec.representation
-    features = _features(codec, recordings, split)
-    train = _features(codec, recordings, "train")
-    baselines = fit_baselines([train], BASELINES)
-    rows = [
-        {"name": baseline.name, **_errors(baseline, features, representation)}
-        for baseline in baselines
-        if baseline.name.startswith("PCA") or isinstance(baseline, Mean)
+def _errors(measured: Sequence[System], recordings: Recordings, split: str) -> list[dict[str, float]]:
+    """The errors of systems of one representation over a split, as ``compare`` measures them."""
+    representation, parts = measured[0].representation, []
+    for waveforms in recordings.waveforms(split, BATCH_SIZE):
+        db = np.asarray(representation.decibels(waveforms))
+        parts.append([Errors.measure(db, system.reconstruct(db), representation.min_db) for system in measured])
+    joined = [Errors.concatenate(own) for own in zip(*parts)]
+    return [
+        {
+            "rmse_db": math.sqrt(errors.squared.sum() / errors.cells.sum()),
+            "rmse_active_db": math.sqrt(errors.squared_active.sum() / max(errors.cells_active.sum(), 1.0)),
+        }
+        for errors in joined
     ]
-    found: dict[str, Any] = {"representation": systems.label(representation), "baselines": rows, "gaussian_bound": None}
-    if _affine(representation, train[:2]):
+
+
+def _references(representation: Any, label: str, recordings: Recordings, split: str) -> dict[str, Any]:
+    """Baselines under a representation, and the bound of Gaussian clips."""
+
+    def train():
+        return recordings.features("train", representation, BATCH_SIZE)
+
+    baselines = [
+        System(baseline.name, "baseline", baseline, representation, baseline.parameters, {})
+        for baseline in fit_baselines(train(), BASELINES)
+        if not isinstance(baseline, Identity)
+    ]
+    errors = _errors(baselines, recordings, split)
+    rows = [{"name": system.name, **own} for system, own in zip(baselines, errors)]
+    found: dict[str, Any] = {"representation": label, "baselines": rows, "gaussian_bound": None}
+    first = np.asarray(next(iter(train())))
+    if _affine(representation, first[:2]):
         scale = float(np.mean(representation.db_per_unit))
-        spectrum = principal_components([train[..., :1]], len(train)).variances
-        bound = gaussian_bound(spectrum, train[0, ..., 0].size, scale, RATES)
+        levels = (np.asarray(batch)[..., :1] for batch in train())
+        spectrum = principal_components(levels, MAX_CLIPS).variances
+        bound = gaussian_bound(spectrum, first[0, ..., 0].size, scale, RATES)
         found["gaussian_bound"] = {"bits": RATES.tolist(), "rmse_db": bound.tolist()}
     return found
 
@@ -204,7 +230,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = [row[key] for row in own]
             known = None not in values
             summary[key] = float(np.mean(values)) if known else None
-            summary[f"{key}_deviation"] = float(np.std(values, ddof=1)) if known and len(own) > 1 else None
+            summary[f"{key}_deviation"] = deviation(values) if known else None
         summary["parameters"] = own[0]["parameters"]
         summary["findings"] = sorted({finding for row in own for finding in row["findings"]})
         found.append(summary)
@@ -236,6 +262,7 @@ def _plus_minus(row: Mapping[str, Any], key: str, digits: int = 2) -> str:
 
 
 def _write(result: Mapping[str, Any], out: Path) -> None:
+    result = plain(result)
     write_json(out / RESULT, result)
     flat = [{key: json.dumps(v) if isinstance(v, list) else v for key, v in row.items()} for row in result["rows"]]
     write_text(out / "study.csv", systems.csv_text(flat))
@@ -247,6 +274,7 @@ def _page(result: Mapping[str, Any]) -> Report:
     report = Report(
         f"A study of {len(result['summary'])} models",
         f"{settings['clips']} clips of the {settings['split']} split. Same data, budget and seeds for all.",
+        result["data"],
     )
     report.section("Rate and distortion")
     for reference in result["references"]:
@@ -266,16 +294,15 @@ def _page(result: Mapping[str, Any]) -> Report:
         Cell(", ".join(row["findings"]).replace("_", " ")),
     ]) for row in result["summary"]]  # fmt: skip
     for reference in result["references"]:
-        if reference["representation"] == result["references"][0]["representation"]:
-            blank = [Cell("–")] * 7
-            rows += [
-                Row(
-                    [Cell(row["name"]), Cell("–"), Cell(number_text(row["rmse_db"]), "", row["rmse_db"]),
-                     Cell(number_text(row["rmse_active_db"]), "", row["rmse_active_db"]), *blank],
-                    "baseline",
-                )
-                for row in reference["baselines"]
-            ]  # fmt: skip
+        rows += [
+            Row(
+                [Cell(row["name"], reference["representation"]), Cell(MISSING),
+                 Cell(number_text(row["rmse_db"]), "", row["rmse_db"]),
+                 Cell(number_text(row["rmse_active_db"]), "", row["rmse_active_db"]), *[Cell(MISSING)] * 7],
+                "baseline",
+            )
+            for row in reference["baselines"]
+        ]  # fmt: skip
     report.table("Models, and baselines fitted on the training split", heads, rows)
     report.notes(DEFINITIONS)
     return report

@@ -84,7 +84,7 @@ def _ending_in_silence(codec: Codec, pieces: Iterable[np.ndarray]) -> Iterator[n
     samples = 0
     for piece in pieces:
         samples += len(piece)
-        yield piece
+        yield codec.checked_sound(piece, "a piece")
     frames = codec.representation.feature_shape(samples)[1]
     segments = -(-frames // codec.segment_frames)
     missing = codec.representation.samples_of(segments * codec.segment_frames) - samples

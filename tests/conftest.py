@@ -1,11 +1,17 @@
 """Fixtures shared by all tests: real recordings, fresh Python processes, repeatable randomness."""
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads would take turns on it
+    for _pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(_pool, "1")
 
 import keras
 import numpy as np
@@ -50,6 +56,69 @@ def representation():
 
 
 @pytest.fixture(scope="session")
+def built_once(tmp_path_factory):
+    """``built_once(name, build)``: a folder that ``build(folder)`` fills once in a test run, for all of its processes.
+    Not to be changed: tests copy what they change."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def once(name: str, build: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                making = shared / f"{name}.making"
+                shutil.rmtree(making, ignore_errors=True)
+                making.mkdir()
+                keras.utils.set_random_seed(0)
+                build(making)
+                keras.utils.set_random_seed(0)
+                making.rename(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def tones(built_once):
+    """120 recordings of three pitches (labels) and two timbres (speakers): see ``tones.write_tones``."""
+    from tones import write_tones
+
+    return built_once("tones", write_tones)
+
+
+@pytest.fixture(scope="session")
+def trained(built_once, tones):
+    """``trained(family)``: the bundle of a tiny model that the command line fitted to ``tones``. Not to be changed."""
+    from spectrovae.cli import main
+
+    def trained(family: str) -> Path:
+        def build(folder: Path) -> None:
+            size = ["--duration", "0.2", "--preset", "tiny", "--epochs", "1", "--precision", "float32"]
+            assert main(["fit", family, "--data", str(tones), "--out", str(folder / family), *size]) == 0
+
+        return built_once(f"trained-{family}", build) / family
+
+    return trained
+
+
+@pytest.fixture(scope="session")
+def trained_judge(built_once, tones):
+    """A judge of the pitches of ``tones``. Not to be changed."""
+    from tones import SAMPLES
+
+    from spectrovae.data import Recordings
+    from spectrovae.training import fit_judge
+
+    recordings = Recordings.open(tones, samples=SAMPLES)
+    folder = built_once(
+        "judge", lambda folder: fit_judge("label", recordings, folder / "pitches", epochs=15, batch_size=8)
+    )
+    return folder / "pitches"
+
+
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder that ``SPECTROVAE_DATA`` names. Unset skips the test; set to something missing fails it."""
     if "SPECTROVAE_DATA" not in os.environ:
@@ -79,6 +148,15 @@ def speech(fsdd_folder) -> np.ndarray:
         assert rate == 8000
         clips[row, : len(clip)] = clip[:8064]
     return clips
+
+
+@pytest.fixture(scope="session")
+def speech_features(speech):
+    """(72, 64, 16, 1): spectrograms of spoken digits in [0, 1]."""
+    from spectrovae.representations import LogSTFT
+
+    features = LogSTFT(8000, n_fft=128, hop_length=64)(speech)[:, :, :96].numpy()
+    return np.concatenate(np.split(features, 6, axis=2))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ PAIRS = [(family, name) for family in SPECTROGRAM_FAMILIES for name in SPECTROGR
     (name, cls.representation_name) for name, cls in FAMILIES.items() if cls.representation_name
 ]
 ONE_OF_EACH = [*zip(SPECTROGRAM_FAMILIES, SPECTROGRAMS), *PAIRS[len(SPECTROGRAM_FAMILIES) * len(SPECTROGRAMS) :]]
+OTHER_PAIRS = [pair for pair in PAIRS if pair not in ONE_OF_EACH]
+"""Run in tests/nightly."""
 
 SHAPES = {"rave": [(4, 256, 1), (1, 160, 1), (2, 128, 1)], "waveform-vae": [(1024, 1, 1), (700, 1, 1), (130, 1, 1)]}
 

@@ -91,8 +91,10 @@ class Server:
             "--rest-port=0",
             "--grpc-port=0",
         ]
+        # With one thread of TensorFlow a slow model would hold up the others.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TF_NUM_INT")}
         self.process = subprocess.Popen(
-            [*command, *options], env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+            [*command, *options], env={**inherited, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.log: list[str] = []

@@ -14,12 +14,9 @@ FIT = ["--preset", "tiny", "--epochs", "1", "--precision", "float32"]
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+def bundles(trained):
     """A VAE and a U-Net of the command line's making, at 8 kHz."""
-    folder = tmp_path_factory.mktemp("bundles")
-    for family in ("vae", "unet"):
-        assert main(["fit", family, "--data", TOY, "--out", str(folder / family), *FIT]) == 0
-    return folder
+    return {family: trained(family) for family in ("vae", "unet")}
 
 
 @pytest.fixture
@@ -64,7 +61,7 @@ def refused(capsys, *arguments, says=""):
 @pytest.mark.parametrize("family", ["vae", "unet"])
 def test_any_sound_goes_through_a_model(family, name, sounds, bundles, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["reconstruct", str(bundles / family), str(sounds / name), "--out", str(out), "--json"]) == 0
+    assert main(["reconstruct", str(bundles[family]), str(sounds / name), "--out", str(out), "--json"]) == 0
     (written,) = json.loads(capsys.readouterr().out)["files"]
     before, after = audio.info(sounds / name), audio.info(written)
     assert after.sample_rate == 8000
@@ -76,7 +73,7 @@ def test_any_sound_goes_through_a_model(family, name, sounds, bundles, tmp_path,
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_refused_in_one_line(name, sounds, bundles, tmp_path, capsys):
-    line = refused(capsys, "reconstruct", bundles / "vae", sounds / name, "--out", tmp_path / "out")
+    line = refused(capsys, "reconstruct", bundles["vae"], sounds / name, "--out", tmp_path / "out")
     assert name.rstrip(".") in line
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
@@ -159,7 +156,7 @@ def test_wrong_paths_and_folders(bundles, tmp_path, capsys):
 
 def test_unwritable_and_existing_output(sounds, bundles, tmp_path, capsys):
     below_a_file = sounds / "text.wav" / "out"
-    vae, good = bundles / "vae", sounds / "pcm24.wav"
+    vae, good = bundles["vae"], sounds / "pcm24.wav"
     refused(capsys, "fit", "vae", "--data", TOY, "--out", below_a_file, *FIT, says="cannot write")
     refused(capsys, "reconstruct", vae, good, "--out", below_a_file, says="cannot write")
     refused(capsys, "generate", vae, "-n", 1, "--out", below_a_file, says="cannot write")
@@ -171,7 +168,7 @@ def test_unwritable_and_existing_output(sounds, bundles, tmp_path, capsys):
     assert main(["reconstruct", str(vae), str(good), "--out", str(out)]) == 0
     before = (out / "pcm24.wav").read_bytes()
     refused(capsys, "reconstruct", vae, good, "--out", out, says="--force")
-    assert main(["reconstruct", str(bundles / "unet"), str(good), "--out", str(out), "--force"]) == 0
+    assert main(["reconstruct", str(bundles["unet"]), str(good), "--out", str(out), "--force"]) == 0
     assert (out / "pcm24.wav").read_bytes() != before
     refused(capsys, "fit", "vae", "--data", TOY, "--out", vae, *FIT, says="--force")
 
@@ -185,13 +182,13 @@ def test_damaged_bundles(bundles, sounds, tmp_path, capsys):
         ("json", lambda path: (path / "codec.json").write_text("{"), "damaged"),
     ):
         copy = tmp_path / name
-        shutil.copytree(bundles / "vae", copy)
+        shutil.copytree(bundles["vae"], copy)
         damage(copy)
         refused(capsys, "verify", copy, says=says)
 
 
 def test_generate_and_interpolate(bundles, sounds, tmp_path, capsys):
-    vae, unet = bundles / "vae", bundles / "unet"
+    vae, unet = bundles["vae"], bundles["unet"]
     assert main(["generate", str(vae), "-n", "3", "--out", str(tmp_path / "new"), "--json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     first = [audio.read(file)[0] for file in files]
@@ -206,7 +203,7 @@ def test_generate_and_interpolate(bundles, sounds, tmp_path, capsys):
 
 
 def test_compare_robustness_and_export(bundles, tmp_path, capsys):
-    models = [str(bundles / "vae"), str(bundles / "unet")]
+    models = [str(bundles["vae"]), str(bundles["unet"])]
     out = tmp_path / "compare"
     arguments = ["compare", *models, "--data", TOY, "--limit", "4", "--samples", "1", "--out", str(out)]
     assert main(arguments) == 0
@@ -241,6 +238,20 @@ def test_doctor(capsys):
     result = json.loads(capsys.readouterr().out)
     assert "soundfile" in result["decoders"]
     assert result["packages"]["keras"]
+    assert result["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [("3.8.0", False), ("3.12.3", False), ("3.12.4", True), ("3.13.0", False), ("3.14.1", True), ("4.0.0", True)],
+)
+def test_doctor_warns_of_a_keras_with_known_holes(monkeypatch, capsys, version, safe):
+    import importlib.metadata
+
+    original = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "keras" else original(name))
+    assert main(["doctor"]) == 0
+    assert ("known holes" in capsys.readouterr().out) == (not safe)
 
 
 def test_wrong_use_exits_with_2(capsys):

@@ -63,6 +63,13 @@ def time_major(x):
     return np.moveaxis(np.asarray(x), 2, 1).reshape(len(x), -1)
 
 
+def moved(logits, reference):
+    """Whether logits differ by more than rounding, which depends on the processor and on how many rows are computed at
+    once: a layer sums up to 500 float32 products of size 1 or less, off by at most 500 * 2 ** -24 = 3e-5. Untrained,
+    what a code depends on moves its logits by more than 5e-4."""
+    return np.abs(np.asarray(logits) - np.asarray(reference)).max(axis=-1) > 3e-5
+
+
 def dependence(prior, shape, classes=5):
     """(codes, codes) matrix: whether the logits of a row's code change with a column's, both in causal order."""
     size = int(np.prod(shape))
@@ -72,7 +79,7 @@ def dependence(prior, shape, classes=5):
     changed[np.arange(size), order] = (changed[np.arange(size), order] + 1) % classes
     with_changes = np.asarray(prior.logits(changed.reshape(size, *shape), {})).reshape(size, size, classes)
     without = np.asarray(prior.logits(base, {})).reshape(1, size, classes)
-    return (np.abs(with_changes - without).max(axis=-1) > 0)[:, order].T
+    return moved(with_changes, without)[:, order].T
 
 
 # Order
@@ -94,13 +101,17 @@ def test_pixelcnn_has_no_blind_spot(options, shape):
 
 def test_small_pixelcnn_sees_a_whole_map_of_16_by_8():
     prior = PixelCNN((16, 8), 5, preset="small")
+    for weight in prior.weights:  # so that what comes through many layers stands above their rounding
+        if "kernel" in weight.path:
+            weight.assign(2.0 * weight)
     base = codes_of((16, 8), batch=1)
     changed = np.repeat(base, 2, axis=0)
     changed[0, 0, 0] += 1  # the very first code, and the last bin of the first frame
     changed[1, -1, 0] += 1
     changed %= 5
-    moved = np.abs(np.asarray(prior.logits(changed, {})) - np.asarray(prior.logits(base, {})))[:, :, -1]
-    assert (moved.max(axis=-1) > 0).all()
+    before = np.asarray(prior.logits(base, {}))
+    peak = np.abs(before).max()
+    assert moved(prior.logits(changed, {}) / peak, before / peak)[:, :, -1].all()
 
 
 def test_attention_reaches_what_convolutions_do_not():
@@ -120,8 +131,7 @@ def test_wavenet_sees_its_receptive_field(shape, kernel):
     if len(shape) == 1:
         base = codes_of(shape, batch=1)
         changed = (np.repeat(base, size, axis=0) + np.eye(size, dtype=np.int32)) % 5
-        moved = np.abs(np.asarray(prior.logits(changed, {})) - np.asarray(prior.logits(base, {}))).max(axis=-1)
-        seen = (moved > 0).T
+        seen = moved(prior.logits(changed, {}), prior.logits(base, {})).T
     else:
         seen = dependence(prior, shape)
     np.testing.assert_array_equal(seen, np.tri(size, k=-1, dtype=bool) & ~np.tri(size, k=-expected - 1, dtype=bool))
@@ -281,9 +291,13 @@ def test_training_drops_conditions(make):
     assert (np.abs(dropped - kept) > 1e-4).any()
 
 
-@every_variant
-@every_map
-def test_training_beats_the_entropy_of_single_codes(make, shape):
+@pytest.mark.parametrize(("variant", "shape"), zip(VARIANTS, itertools.cycle(MAPS)))
+def test_training_beats_the_entropy_of_single_codes(variant, shape):
+    """The other pairs: tests/nightly/test_learning.py."""
+    check_training(VARIANTS[variant], MAPS[shape])
+
+
+def check_training(make, shape):
     # Each code is the one below it, or of the frame before, and one more; the first is even: log 4 nats a map in truth.
     first = np.random.default_rng(0).integers(0, 4, 256)
     order = np.arange(int(np.prod(shape)))
@@ -310,27 +324,32 @@ def test_every_weight_is_trained(make, shape):
     assert all(gradient is not None for gradient in tape.gradient(loss, weights))
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "wavenet"])
-def test_saved_and_loaded_in_a_fresh_process(name, tmp_path, fresh_process):
-    options = {"attention": True} if name == "pixelcnn" else {"kernel": 3, "dilations": (1, 3)}
-    prior = PRIORS[name]((3, 4, 2), 5, preset="tiny", conditions=CONDITIONS, dropout=0.2, **options)
-    prior.compile(optimizer="adam")
+def test_saved_and_loaded_in_a_fresh_process(tmp_path, fresh_process):
     latent = codes_of((3, 4, 2))
-    prior.fit({"latent": latent, **classes_of()}, verbose=0)
-    prior.save(tmp_path / "prior.keras")
     np.save(tmp_path / "latent.npy", latent)
+    priors = {}
+    for name, options in (("pixelcnn", {"attention": True}), ("wavenet", {"kernel": 3, "dilations": (1, 3)})):
+        prior = PRIORS[name]((3, 4, 2), 5, preset="tiny", conditions=CONDITIONS, dropout=0.2, **options)
+        prior.compile(optimizer="adam", run_eagerly=True)
+        prior.fit({"latent": latent, **classes_of()}, verbose=0)
+        prior.save(tmp_path / f"{name}.keras")
+        again = PRIORS[name].from_config(prior.get_config())
+        assert again.get_config() == prior.get_config()
+        assert [w.shape for w in again.weights] == [w.shape for w in prior.weights]
+        priors[name] = prior
     fresh_process(
         """
 import sys, numpy as np, keras, spectrovae.models
-prior = keras.models.load_model(sys.argv[1] + "/prior.keras")
-np.save(sys.argv[1] + "/logits.npy", prior.logits(np.load(sys.argv[1] + "/latent.npy"), {}))
+folder, *names = sys.argv[1:]
+for name in names:
+    prior = keras.models.load_model(f"{folder}/{name}.keras")
+    np.save(f"{folder}/{name}.npy", prior.logits(np.load(folder + "/latent.npy"), {}))
 """,
         tmp_path,
+        *priors,
     )
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), prior.logits(latent, {}), atol=1e-6)
-    again = PRIORS[name].from_config(prior.get_config())
-    assert again.get_config() == prior.get_config()
-    assert [w.shape for w in again.weights] == [w.shape for w in prior.weights]
+    for name, prior in priors.items():
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), prior.logits(latent, {}), atol=3e-5)
 
 
 # Bad input

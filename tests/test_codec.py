@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 
 import keras
@@ -12,6 +11,7 @@ import tensorflow as tf
 from families import SPECTROGRAM_FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import killed_at
 
 from spectrovae.bundle import load_part
 from spectrovae.codec import Codec, golden_waveforms
@@ -441,35 +441,11 @@ def test_what_cannot_be_written_is_refused(vae, tmp_path):
 # A save that is killed
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the process runs after it, so no clean-up may count."""
-
-
-def save_killed_at(codec, path, monkeypatch, call: int) -> bool:
+def save_killed_at(codec, path, call: int) -> bool:
     """Save, and die before file operation number ``call``; whether it came to that."""
-    operations = ("replace", "rename", "rmdir", "mkdir", "unlink")
-    originals = {name: getattr(os, name) for name in operations}
-    count = 0
-
-    def watched(name):
-        def operation(*arguments, **options):
-            nonlocal count
-            if str(path) in os.fsdecode(arguments[0]):
-                count += 1
-                if count > call:
-                    raise Killed
-            return originals[name](*arguments, **options)
-
-        return operation
-
-    with monkeypatch.context() as patched:
-        for name in operations:
-            patched.setattr(os, name, watched(name))
-        try:
-            codec.save(path)
-        except Killed:
-            return True
-    return False
+    with killed_at(call, path) as state:
+        codec.save(path)
+    return state.killed
 
 
 @pytest.fixture(scope="module")
@@ -488,12 +464,12 @@ def version_of(path) -> int:
     return codec.info["seed"]
 
 
-def test_a_killed_save_leaves_the_old_bundle_or_the_new(old_and_new, tmp_path, monkeypatch):
+def test_a_killed_save_leaves_the_old_bundle_or_the_new(old_and_new, tmp_path):
     old, new, kept = old_and_new
     seen, call, killed = [], 0, True
     while killed:
         path = shutil.copytree(kept, tmp_path / f"{call:02d}")
-        killed = save_killed_at(new, path, monkeypatch, call)
+        killed = save_killed_at(new, path, call)
         seen.append(version_of(path))
         call += 1
     assert seen == sorted(seen)  # old until the moment of change, new from then on
@@ -502,12 +478,12 @@ def test_a_killed_save_leaves_the_old_bundle_or_the_new(old_and_new, tmp_path, m
     assert not [p.name for p in path.iterdir() if p.name.startswith(".")]
 
 
-def test_the_save_after_a_killed_one_succeeds(old_and_new, tmp_path, monkeypatch):
+def test_the_save_after_a_killed_one_succeeds(old_and_new, tmp_path):
     old, new, kept = old_and_new
     call, killed = 0, True
     while killed:
         path = shutil.copytree(kept, tmp_path / f"{call:02d}")
-        killed = save_killed_at(new, path, monkeypatch, call)
+        killed = save_killed_at(new, path, call)
         if call % 3 == 0:  # every operation leaves a state already loaded above; every third is enough here
             old.save(path)
             assert version_of(path) == 0
@@ -515,11 +491,11 @@ def test_the_save_after_a_killed_one_succeeds(old_and_new, tmp_path, monkeypatch
         call += 1
 
 
-def test_a_killed_first_save_leaves_a_whole_bundle_or_none(vae, tmp_path, monkeypatch):
+def test_a_killed_first_save_leaves_a_whole_bundle_or_none(vae, tmp_path):
     call, killed, found = 0, True, []
     while killed:
         path = tmp_path / f"{call:02d}"
-        killed = save_killed_at(vae, path, monkeypatch, call)
+        killed = save_killed_at(vae, path, call)
         if (path / ".saved").is_dir() or (path / "codec.json").is_file():
             Codec.load(path, verify=True)
             found.append(True)

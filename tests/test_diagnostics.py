@@ -58,6 +58,11 @@ def linear_decoder(groups):
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)
 
 
+def decibels(per_unit):
+    """Levels of which a unit of a feature is worth so many dB, a number or one a bin."""
+    return lambda features, _: np.asarray(features)[..., :1] * np.reshape(per_unit, (-1, 1, 1))
+
+
 def normal(clips, seed=0, scale=1.0):
     return np.random.default_rng(seed).normal(0.0, scale, (clips, BINS, FRAMES, 1)).astype(np.float32)
 
@@ -119,7 +124,7 @@ def test_the_cost_of_taking_a_group_away_in_closed_form():
     """Cells of variance s^2: another clip's value adds 2 s^2 of squared error, a draw from N(0, 1) adds s^2 + 1."""
     s, db = 2.0, 10.0
     groups = [([0, 1], 1.0, -2.0), ([2, 3, 4], 1.0, -2.0)]
-    result = measured(groups, normal(256, scale=s), db_per_unit=db, batch_size=256)
+    result = measured(groups, normal(256, scale=s), levels=decibels(db), batch_size=256)
     kept = CELLS - 5
     base = db * np.sqrt(kept * s**2 / CELLS)
     assert result["rmse_db"] == pytest.approx(base, rel=0.1)
@@ -137,7 +142,7 @@ def test_the_cost_of_taking_a_group_away_in_closed_form():
 
 def test_errors_are_in_the_decibels_of_each_bin():
     features, db = normal(64), [1.0, 2.0, 3.0, 4.0]
-    result = measured([([0], 1.0, -2.0)], features, db_per_unit=db)
+    result = measured([([0], 1.0, -2.0)], features, levels=decibels(db))
     error = features.copy()
     error[:, 0, 0] = 0.0
     expected = np.sqrt(np.mean((error * np.reshape(db, (1, -1, 1, 1))) ** 2))
@@ -208,7 +213,7 @@ def test_tokens_of_a_padded_map_and_of_a_floor_that_is_not_zero():
 def test_exchanging_codes_costs_what_it_costs():
     features = np.zeros((2, 8, 4, 1), np.float32)
     features[1] = 4.0
-    result = diagnostics.diagnose(*code_models(), features, db_per_unit=2.0)
+    result = diagnostics.diagnose(*code_models(), features, levels=decibels(2.0))
     assert result["rmse_db"] == 0.0
     assert result["latent"]["shuffle_rise_db"] == pytest.approx(8.0)
     assert "kl_nats" not in result["latent"]
@@ -233,7 +238,7 @@ def test_calibration_of_the_predicted_sigma(claimed, true):
 def test_the_skips_of_a_unet_are_told_from_its_bottleneck():
     model = UNet((16, 8, 1), preset="tiny")
     features = np.random.default_rng(0).uniform(size=(12, 16, 8, 1)).astype(np.float32)
-    result = diagnostics.diagnose(model.encoder, model.decoder, features, db_per_unit=80.0, batch_size=12)
+    result = diagnostics.diagnose(model.encoder, model.decoder, features, levels=decibels(80.0), batch_size=12)
     assert [group["name"] for group in result["groups"]] == ["bottleneck", "skip_1", "skip_0"]
 
     def error(latents):
@@ -290,7 +295,7 @@ def test_every_family_can_be_diagnosed(family):
     shape = shapes(family)[0]
     model = FAMILIES[family](shape, preset="tiny")
     features = np.random.default_rng(0).uniform(size=(20, *shape)).astype(np.float32)
-    result = diagnostics.diagnose(model.encoder, model.decoder, features, db_per_unit=80.0, batch_size=8)
+    result = diagnostics.diagnose(model.encoder, model.decoder, features, levels=decibels(80.0), batch_size=8)
     json.dumps(result, allow_nan=False)
     error = 80.0 * np.sqrt(np.mean((np.asarray(model.reconstruct(features)) - features) ** 2))
     assert result["rmse_db"] == pytest.approx(error, rel=1e-2)

@@ -1,12 +1,12 @@
 """Drawn sounds: the command line that makes them, what judges say of them, whether they are new."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 from page_check import check_page
-from tones import write_tones
 
 from spectrovae.cli import main
 from spectrovae.codec import Codec
@@ -14,20 +14,17 @@ from spectrovae.errors import InputError
 from spectrovae.evaluation.memorisation import memorisation, nearest
 from spectrovae.generation import between
 
-SECONDS = "0.2"
-FIT = ["--preset", "tiny", "--epochs", "1", "--precision", "float32", "--duration", SECONDS]
+
+@pytest.fixture(scope="module")
+def folder(tones):
+    return tones
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tones(tmp_path_factory.mktemp("tones"), takes=20)
-
-
-@pytest.fixture(scope="module")
-def bundles(folder, tmp_path_factory):
+def bundles(folder, trained, tmp_path_factory):
     made = tmp_path_factory.mktemp("bundles")
     for family in ("vae", "vq-vae", "unet", "hierarchical-vae"):
-        assert main(["fit", family, "--data", str(folder), "--out", str(made / family), *FIT]) == 0
+        shutil.copytree(trained(family), made / family)
     fit = ["fit-prior", made / "vae", "--data", folder, "--preset", "tiny", "--epochs", "2", "--seed", "1"]
     assert main([*map(str, fit)]) == 0
     return made

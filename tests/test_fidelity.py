@@ -37,7 +37,7 @@ def test_the_rest_is_cut_or_drawn(count):
     x = vectors()
     directions, pca = Directions.fit(x), PCA(count).fit(x)
     np.testing.assert_allclose(directions.kept(x, count), pca.inverse_transform(pca.transform(x)), atol=1e-4)
-    drawn = directions.kept(np.repeat(x[:1], 4000, axis=0), count, np.random.default_rng(0))
+    drawn = directions.kept(np.repeat(x[:1], 4000, axis=0), count, np.random.default_rng(0).normal(size=(4000, 5)))
     rest = (drawn - directions.mean) @ directions.axes[count:].T
     if count < 5:
         assert np.abs(rest.mean(axis=0)).max() < 0.1
@@ -108,3 +108,32 @@ def test_the_command(folder, tmp_path, capsys):
     assert cli.main([*arguments, "--fidelities", "0.6,0.95", "--split", "train"]) == 0
     assert "fidelity 0.95:" in capsys.readouterr().out
     assert cli.main(arguments) == 2
+
+
+def test_clips_are_spread_and_batches_change_nothing(folder, tmp_path, capsys):
+    """A limit takes evenly spaced clips, not the first; draws belong to a clip; progress is no result."""
+    codec = seamless()
+    recordings = Recordings.open(folder, sample_rate=8000, samples=codec.segment_samples)
+    options = {"split": "train", "fidelities": (0.5,), "samples": 0}
+    found = [
+        fidelity(codec, recordings, tmp_path / str(size), limit=5, batch_size=size, **options)["rows"]
+        for size in (2, 16)
+    ]
+    for one, other in zip(*found):
+        assert one == pytest.approx(other, rel=1e-4)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "directions" in captured.err
+    waveforms = np.concatenate(list(recordings.waveforms("train")))
+    chosen = waveforms[np.linspace(0, len(waveforms) - 1, 5).round().astype(int)]
+    own = np.median(losses.spectral_distance(chosen, codec.reconstruct(chosen)))
+    assert found[0][-1]["cut"] == pytest.approx(own, rel=1e-3)
+
+
+def test_directions_of_batches_are_those_of_all():
+    x = 1e3 + vectors(400)
+    whole, parts = Directions.fit(x), Directions.fit(np.array_split(x, 7))
+    np.testing.assert_allclose(parts.fidelity, whole.fidelity, atol=1e-9)
+    np.testing.assert_allclose(parts.mean, x.mean(axis=0))
+    with pytest.raises(InputError, match="at least one vector"):
+        Directions.fit([])

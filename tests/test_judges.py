@@ -6,7 +6,8 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from tones import SAMPLES, write_tones
+from interrupts import interrupted
+from tones import SAMPLES
 
 from spectrovae.cli import main
 from spectrovae.data import Recordings
@@ -18,8 +19,8 @@ from spectrovae.training import fit_judge
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tones(tmp_path_factory.mktemp("tones"))
+def folder(tones):
+    return tones
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,8 @@ def recordings(folder):
 
 
 @pytest.fixture(scope="module")
-def bundle(recordings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("judges") / "pitches"
-    fit_judge("label", recordings, out, epochs=15, batch_size=8)
-    return out
+def bundle(trained_judge):
+    return trained_judge
 
 
 def heard(judge, recordings, split="test"):
@@ -120,3 +119,19 @@ def test_the_command(folder, tmp_path, capsys):
     assert Judge.load(out).labels == ["flute", "reed"]
     assert main(command) == 2
     assert "--force" in capsys.readouterr().err
+
+
+def test_an_interrupted_judge_continues_exactly(recordings, tmp_path, monkeypatch):
+    def fit(name):
+        return fit_judge("speaker", recordings, tmp_path / name, epochs=2, batch_size=32)
+
+    with monkeypatch.context() as patch:
+        interrupted(patch, epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            fit("parts")
+    assert (tmp_path / "parts.run" / "state.npz").is_file()
+    parts, full = fit("parts"), fit("full")
+    assert {path.name for path in tmp_path.iterdir()} == {"parts", "full"}
+    for a, b in zip(parts.network.get_weights(), full.network.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert parts.info["accuracy"] == full.info["accuracy"]

@@ -174,9 +174,8 @@ def test_what_cannot_be_studied_is_refused(made, folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["vae", "hierarchical-vae", "vq-vae", "unet"])
-def test_the_command_studies_every_family(family, tmp_path, capsys):
+def check_command(family, tmp_path, capsys):
+    """The command studies an untrained model of the family."""
     data = "toy:harmonic?size=40"
     representation = LogSTFT(8000, n_fft=64, hop_length=32, phase_iterations=2)
     trainer = models.FAMILIES[family](representation.feature_shape(2 * SAMPLES), preset="tiny", db_per_unit=80.0)
@@ -195,6 +194,11 @@ def test_the_command_studies_every_family(family, tmp_path, capsys):
     check_page((tmp_path / "out" / "report.html").read_text())
     assert main(study) == 2
     assert "--force" in capsys.readouterr().err
+
+
+def test_the_command(tmp_path, capsys):
+    """Other families: tests/nightly/test_every_family.py."""
+    check_command("vae", tmp_path, capsys)
 
 
 @pytest.mark.slow

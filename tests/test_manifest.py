@@ -12,7 +12,9 @@ import pytest
 import soundfile
 
 from spectrovae.data import manifest as manifests
-from spectrovae.data.manifest import Manifest, Record, scan, split_by_hash
+from spectrovae.data.manifest import Manifest, Record
+from spectrovae.data.scan import scan
+from spectrovae.data.splits import split_by_hash
 from spectrovae.errors import InputError
 
 
@@ -60,19 +62,20 @@ def test_every_file_is_accounted_for(mixed):
     found = scan(mixed)
     reasons = {record.path: record.reason for record in found.rejected}
     assert [record.path for record in found.accepted] == [
-        "3_theo_7.wav", "birds/b.mp3", "birds/wren/a.flac", "clipped.wav", "float.wav", "loose.ogg",
+        "3_theo_7.wav", "birds/b.mp3", "birds/wren/a.flac", "clipped.wav", "cut.wav", "float.wav", "loose.ogg",
         "one.wav", "silence.wav", "stereo.wav",
     ]  # fmt: skip
-    assert list(reasons) == ["cut.wav", "nan.wav", "none.wav", "notes.wav", "zero.wav"]
-    assert "cut short" in reasons["cut.wav"]
+    assert list(reasons) == ["nan.wav", "none.wav", "notes.wav", "zero.wav"]
+    assert found.summary()["notes"] == {"cut.wav": "cut short or damaged, 87.5 % of it is there"}
+    assert found.endings == {"hidden": 1, ".md": 1}
     assert "NaN" in reasons["nan.wav"]
     assert "no samples" in reasons["none.wav"]
     assert "not readable audio" in reasons["notes.wav"]
     assert reasons["zero.wav"] == "is empty (0 bytes)"
     assert found.ignored == 2
     summary = found.summary()
-    assert (summary["accepted"], summary["rejected"], summary["silent"], summary["clipped"]) == (9, 5, 1, 2)
-    assert summary["sample_rates"] == {"16000": 1, "44100": 1, "8000": 7}
+    assert (summary["accepted"], summary["rejected"], summary["silent"], summary["clipped"]) == (10, 4, 1, 2)
+    assert summary["sample_rates"] == {"16000": 1, "44100": 1, "8000": 8}
     assert json.loads(json.dumps(summary)) == summary
 
 
@@ -146,17 +149,69 @@ def write(found, path):
 def test_damaged_or_newer_manifests_are_refused(tmp_path, mixed):
     path = write(scan(mixed), tmp_path / "m.jsonl")
     content = path.read_text()
-    for damaged in (content[:-40], "", "[]\n", '{"format": "other"}\n', "\x00\x01"):
+    for damaged in (content[:-40], "{" + content, "", "[]\n", '{"format": "other"}\n', "\x00\x01"):
         path.write_text(damaged)
         with pytest.raises(InputError, match="not a manifest, or is damaged"):
             Manifest.read(path)
-    path.write_text(content.replace('"version": 1', '"version": 99', 1))
-    with pytest.raises(InputError, match="version 99; this spectrovae reads up to 1"):
+    path.write_text(content.replace('"version": 2', '"version": 99', 1))
+    with pytest.raises(InputError, match="version 99; this spectrovae reads up to 2"):
         Manifest.read(path)
     with pytest.raises(InputError, match="cannot read"):
         Manifest.read(tmp_path / "absent.jsonl")
     with pytest.raises(InputError, match="cannot write"):
         scan(mixed).write(path / "below-a-file" / "m.jsonl")
+
+
+VALUES = [
+    None, True, False, 0, 1, -1, 2**31, 2**63, 10**400, 0.5, -1e9, "", "x", "../x.wav", "/etc/passwd", "a\0b",
+    "\ud800", "0" * 64, [], [1], ["a"], {}, {"a": 1}, {"a": "b"}, float("nan"), float("inf"),
+]  # fmt: skip
+
+
+def test_every_mutation_of_a_manifest_is_read_or_one_line(tmp_path, mixed):
+    path = write(scan(mixed), tmp_path / "m.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    places = [(row, name) for row in (0, 1, 5) for name in lines[row]]
+    refused = []
+    for row, name in places:
+        for value in (*VALUES, KeyError):
+            changed = [dict(line) for line in lines]
+            if value is KeyError:
+                del changed[row][name]
+            else:
+                changed[row][name] = value
+            path.write_text("\n".join(map(json.dumps, changed)))
+            try:
+                found = Manifest.read(path)
+                found.splits("hash")
+                json.dumps(found.summary())
+                assert found.accepted
+            except InputError as error:
+                refused.append(str(error))
+    assert not any("\n" in message or len(message) > 400 for message in refused)
+    assert len(refused) > len(places) * len(VALUES) // 2
+    for damaged in ("null", "3", '"a"', "[]", '{"a": 1}', "[[[]]]" * 3, "[" * 100_000):
+        path.write_text(json.dumps(lines[0]) + "\n" + damaged)
+        with pytest.raises(InputError, match=r"damaged|not a manifest"):
+            Manifest.read(path)
+    path.write_text(json.dumps(lines[0]))
+    with pytest.raises(InputError, match="lists no recording that can be used; scan its folder again"):
+        Manifest.read(path)
+
+
+def test_manifests_of_version_1_are_read(tmp_path, mixed):
+    found = scan(mixed)
+    path = write(found, mixed / "m.jsonl")
+    header, *lines = map(json.loads, path.read_text().splitlines())
+    for name in ("endings", "unreadable"):
+        del header[name]
+    new = {"note", "loud", "dc", "checksum", "split"}
+    older = [{name: value for name, value in line.items() if name not in new} for line in lines]
+    path.write_text("\n".join(map(json.dumps, [header | {"version": 1}, *older])))
+    read = Manifest.read(path)
+    assert read.fingerprint == found.fingerprint
+    assert [record.path for record in read.accepted] == [record.path for record in found.accepted]
+    read.check()
 
 
 def test_files_that_changed_or_vanished_are_noticed(mixed):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
-from tones import SAMPLES, write_tones
+from tones import SAMPLES
 
 from spectrovae.cli import main
 from spectrovae.codec import Codec
@@ -17,7 +17,6 @@ from spectrovae.evaluation import compare, format_comparison
 from spectrovae.evaluation.judges import Judge
 from spectrovae.evaluation.sound_metrics import Reference
 from spectrovae.representations import MDCT, LogSTFT
-from spectrovae.training import fit_judge
 
 OPTIONS = {"resamples": 200, "components": (4,), "batch_size": 8, "samples": 0, "log": lambda message: None}
 
@@ -39,15 +38,13 @@ def constant(representation):
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory):
-    return Recordings.open(write_tones(tmp_path_factory.mktemp("tones")), samples=SAMPLES)
+def recordings(tones):
+    return Recordings.open(tones, samples=SAMPLES)
 
 
 @pytest.fixture(scope="module")
-def judge(recordings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("judges") / "pitches"
-    fit_judge("label", recordings, out, epochs=15, batch_size=8)
-    return out
+def judge(trained_judge):
+    return trained_judge
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def test_no_piece_crosses_a_split(tmp_path):
 def test_chunks_cover_the_whole_recording(tmp_path, length, overlap):
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", noise(ord(name), length), 8000)
-    recordings = Recordings.open(tmp_path, samples=100, long="chunk", overlap=overlap)
+    recordings = Recordings.open(tmp_path, samples=100, long="chunk", overlap=overlap, split="hash")
     starts = [example.start for example in recordings.examples("train")]
     covered = {sample for start in starts for sample in range(start, start + 100)}
     assert covered == set(range(max(length, 100)))
@@ -217,6 +217,20 @@ def test_one_pass_shuffled_is_repeatable_and_then_different(speech):
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(np.sort(first, axis=0), np.sort(second, axis=0))
     np.testing.assert_array_equal(stack(recordings.waveforms("train", 8, shuffle=True, seed=1)), first)
+
+
+def test_a_shuffled_pass_does_not_depend_on_the_global_seed(speech):
+    recordings = Recordings.open(speech, samples=340)
+    orders = []
+    for seed in (None, 5, 6):
+        if seed is not None:
+            tf.random.set_seed(seed)
+        batches = recordings.waveforms("train", 8, shuffle=True, seed=3, numbered=True)
+        assert batches.cardinality() == 3
+        orders.append([np.concatenate([np.asarray(rows) for _, rows, _ in batches]).tolist() for _ in range(2)])
+    assert orders[0] == orders[1] == orders[2]
+    assert orders[0][0] != orders[0][1]
+    assert sorted(orders[0][0]) == list(range(20))
 
 
 def test_features_are_computed_once_and_again_when_the_representation_changes(speech):

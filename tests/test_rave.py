@@ -260,8 +260,8 @@ def test_a_fit_runs_both_stages(whole):
     assert {"validation_distance", "validation_kl"} <= set(codec.info["metrics"])
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_killed_in_either_stage_it_continues_exactly(epoch, whole, recordings, tmp_path, monkeypatch):
+def check_resume(epoch, whole, recordings, tmp_path, monkeypatch):
+    """Killed in that epoch, it continues exactly."""
     expected, out = whole
     with monkeypatch.context() as patch:
         interrupted(patch, epoch)
@@ -273,6 +273,11 @@ def test_killed_in_either_stage_it_continues_exactly(epoch, whole, recordings, t
     for part in ("encoder", "decoder"):
         for a, b in zip(getattr(expected, part).get_weights(), getattr(found, part).get_weights()):
             np.testing.assert_array_equal(a, b)
+
+
+def test_killed_as_the_second_stage_begins_it_continues_exactly(whole, recordings, tmp_path, monkeypatch):
+    """In other epochs: tests/nightly/test_exact_resume.py."""
+    check_resume(2, whole, recordings, tmp_path, monkeypatch)
 
 
 def test_without_a_second_stage(recordings, tmp_path):

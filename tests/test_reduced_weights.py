@@ -34,17 +34,22 @@ def largest_constant(path) -> int:
     return max(node.ByteSize() for node in constants if node.attr["dtype"].type != tf.string.as_datatype_enum)
 
 
-@pytest.fixture(scope="module", params=["vae", "vq-vae"])
-def codec(request, tmp_path_factory):
-    made = make_codec(request.param)
-    path = tmp_path_factory.mktemp("codec") / made.name
-    made.save(path)
-    return made, path, serving.export(made, path.parent / "full", check=False)
+def build(family, folder):
+    """A codec, its bundle, its export with all bits."""
+    made = make_codec(family)
+    made.save(folder / made.name)
+    return made, folder / made.name, serving.export(made, folder / "full", check=False)
 
 
-@pytest.mark.parametrize(("kind", "share"), [("float16", 0.6), ("int8", 0.4)])
-def test_a_reduced_export_is_the_keras_model_with_rounded_weights(codec, kind, share, tmp_path):
-    made, bundle, full = codec
+@pytest.mark.parametrize(("family", "kind"), [("vae", "float16"), ("vq-vae", "int8")])
+def test_a_reduced_export_is_the_keras_model_with_rounded_weights(family, kind, tmp_path):
+    """The other pairs: tests/nightly/test_every_family.py."""
+    check_reduced(family, kind, tmp_path)
+
+
+def check_reduced(family, kind, folder):
+    made, bundle, full = build(family, folder)
+    tmp_path, share = folder / "reduced", {"float16": 0.6, "int8": 0.4}[kind]
     before = [np.array(weight) for weight in made.encoder.weights + made.decoder.weights]
     path = serving.export(made, tmp_path, weights=kind)  # the gate has passed: equal to Keras reading what is stored
     for weight, value in zip(made.encoder.weights + made.decoder.weights, before):
@@ -77,8 +82,9 @@ def test_a_reduced_export_is_the_keras_model_with_rounded_weights(codec, kind, s
     assert all(-100 < error < -10 for error in written["error_db"].values())
 
 
-def test_what_a_reduction_costs_is_printed(codec, tmp_path, capsys):
-    _, bundle, full = codec
+def test_what_a_reduction_costs_is_printed(tmp_path, capsys):
+    _, bundle, full = build("vae", tmp_path)
+    tmp_path = tmp_path / "reduced"
     assert serving.read_export(full)["weights"]["error_db"] == {}
     assert main(["export", str(bundle), str(tmp_path), "--weights", "float16"]) == 0
     printed = capsys.readouterr().out

@@ -20,7 +20,6 @@ from spectrovae.evaluation.report import (
     Row,
     count_text,
     duration_text,
-    new_folder,
     number_text,
     signed_text,
     sound_cards,
@@ -157,41 +156,3 @@ def test_numbers_for_people():
         "2.11 M",
     ]
     assert [duration_text(x) for x in (None, 42.4, 552, 3725)] == ["–", "42 s", "9m 12s", "1h 02m"]
-
-
-def test_new_folder_appears_whole_or_not_at_all(tmp_path):
-    out = tmp_path / "deep" / "out"
-
-    def interrupted():
-        with new_folder(out, force=False, mark="mark") as folder:
-            (folder / "mark").write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert list(out.parent.iterdir()) == []
-    out.mkdir()  # an empty folder is in nobody's way
-    with new_folder(out, force=False, mark="mark") as folder:
-        (folder / "mark").write_text("first")
-        assert list(out.iterdir()) == []
-    with pytest.raises(InputError, match="force"), new_folder(out, force=False, mark="mark"):
-        pass
-    with new_folder(out, force=True, mark="mark") as folder:
-        (folder / "mark").write_text("second")
-    assert (out / "mark").read_text() == "second"
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-def test_force_does_not_replace_what_is_not_a_result(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with (
-        pytest.raises(InputError, match="not an earlier result"),
-        new_folder(tmp_path, force=True, mark="mark"),
-    ):
-        pass
-    assert (tmp_path / "thesis.tex").exists()
-    with (
-        pytest.raises(InputError, match="is a file"),
-        new_folder(tmp_path / "thesis.tex", force=True, mark="mark"),
-    ):
-        pass

@@ -35,7 +35,7 @@ from tensorflow_serving.apis import (  # noqa: E402
 from spectrovae import cli, models, representations, serving  # noqa: E402
 from spectrovae.codec import Codec  # noqa: E402
 from spectrovae.errors import InputError  # noqa: E402
-from spectrovae.serving.server import config, launch, manager  # noqa: E402
+from spectrovae.serving.server import config, engine, launch, manager  # noqa: E402
 from spectrovae.serving.server.batching import Batching, Queues  # noqa: E402
 from spectrovae.serving.server.errors import RequestError  # noqa: E402
 from spectrovae.serving.server.options import Options  # noqa: E402
@@ -307,8 +307,31 @@ BAD_CALLS = {
     "too large": (lambda: request("tiny", waveform=noise(1, MAX_BYTES // 4)), "RESOURCE_EXHAUSTED", "larger than max"),
     "claims much": (lambda: _claim([1 << 20, 1 << 20], float_val=[1.0]), "RESOURCE_EXHAUSTED", "over the limit"),
     "claims more": (lambda: _claim([1, 3], tensor_content=b"1234"), "INVALID_ARGUMENT", "does not hold 3 values"),
+    "fewer values": (lambda: _claim([1, 3], float_val=[1.0, 2.0]), "INVALID_ARGUMENT", "does not hold 3 values"),
+    "no values": (lambda: _claim([1, 3]), "INVALID_ARGUMENT", "does not hold 3 values"),
+    "no such type": (lambda: _claim([1, 3], float_val=[1.0], dtype=200), "INVALID_ARGUMENT", "type 200"),
+    "much to describe": (lambda: _many("describe", "request", tf.string), "INVALID_ARGUMENT", "stands for"),
+    "much to generate": (lambda: _many("generate", "seed", tf.int32), "INVALID_ARGUMENT", "stands for"),
+    "rows differ": (
+        lambda: request("vae", "generate", seed=np.int32([1, 2]), temperature=np.float32([1.0])),
+        "INVALID_ARGUMENT",
+        "seed has 2, temperature has 1",
+    ),
     "no shape": (lambda: _claim([-1, 3], float_val=[1.0]), "INVALID_ARGUMENT", "known shape"),
 }  # fmt: skip
+
+
+def _many(signature: str, name: str, kind: tf.DType):
+    """A few bytes that claim to be 100 000 rows."""
+    message = request("vae", signature, **{"temperature": np.ones(2, np.float32)} if name == "seed" else {})
+    proto = message.inputs[name]
+    proto.dtype = kind.as_datatype_enum
+    proto.tensor_shape.dim.add(size=100_000)
+    if name == "seed":
+        proto.int_val.append(1)
+    else:
+        proto.string_val.append(b"")
+    return message
 
 
 @pytest.mark.parametrize("case", BAD_CALLS)
@@ -318,6 +341,32 @@ def test_bad_calls_get_their_code_and_a_reason(predict, case):
         predict(make())
     assert (raised.value.code().name, reason in raised.value.details()) == (code, True), raised.value.details()
     assert arrays(predict(request("tiny", waveform=np.float32([[0.5]]))))["waveform"] == 0.5
+
+
+def test_bytes_that_are_no_message_are_the_callers_fault(channel):
+    for method in ("PredictionService/Predict", "PredictionService/GetModelMetadata", "ModelService/GetModelStatus"):
+        with pytest.raises(grpc.RpcError) as raised:
+            channel.unary_unary(f"/tensorflow.serving.{method}")(b"\xff\xff\xff")
+        assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_rest_limits_the_sound_that_is_made(server):
+    body = {"signature_name": "generate", "inputs": {"seed": [1] * 9000, "temperature": [1.0] * 9000}}
+    status, answer = server.rest("/v1/models/vae:predict", body)
+    assert (status, "stands for 4320000 samples" in answer["error"]) == (400, True)
+
+
+def test_digits_of_other_scripts_are_no_version(server):
+    assert server.rest("/v1/models/tiny/versions/%D9%A1")[0] == 404
+    assert server.rest("/v1/models/tiny/versions/1")[0] == 200
+
+
+def test_pages_of_other_sites_do_not_run_the_model(server):
+    body = b'{"inputs": [[0.5]]}'
+    own = f"http://127.0.0.1:{server.rest_port}"
+    for origin, expected in ((None, 200), (own, 200), ("http://evil.example", 403), ("null", 403)):
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} | ({"Origin": origin} if origin else {})
+        assert server.rest("/v1/models/tiny:predict", body, **headers)[0] == expected
 
 
 def _send(server, text: bytes, wait: float = 10.0) -> bytes:
@@ -579,6 +628,9 @@ def test_bad_options_are_one_line_errors(tmp_path, capsys):
     for hint, folder in (("serve the folder above", tmp_path), ("expected NAME/VERSION", tmp_path / "1")):
         with pytest.raises(InputError, match=hint):
             config.check(folder)
+    for number in ("0", "1", "9" * 18, "9" * 19, "9" * 30, "\u0661", "1a"):
+        (tmp_path / number).mkdir(exist_ok=True)
+        assert config.is_version(tmp_path / number) == (number.isascii() and number.isdigit() and len(number) < 19)
     for bad in ({"rest_port": -1}, {"grpc_port": 65536}, {"poll": 0}, {"call_timeout": -1.0}, {"batch_timeout": -1.0}):
         with pytest.raises(InputError, match=next(iter(bad))):
             Options(tmp_path, **bad)
@@ -590,6 +642,53 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path, mo
         launch.serve(Options(tmp_path), stand_in=True)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "192.168.0.1"])
+def test_tensorflow_serving_is_refused_where_it_would_listen_beyond_the_host(folder, host):
+    with pytest.raises(InputError, match=r"all interfaces.*--host 0\.0\.0\.0"):
+        launch.command("tensorflow_model_server", Options(folder, host=host))
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+                           ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example", False)],
+)  # fmt: skip
+def test_loopback(tmp_path, host, loopback):
+    assert Options(tmp_path, host=host).loopback == loopback
+
+
+def test_the_folder_is_watched_whatever_happens(tmp_path):
+    """An error of any kind at one look does not end the looking."""
+    looks = []
+
+    class Failing(manager.Manager):
+        async def refresh(self):
+            looks.append(1)
+            raise (RuntimeError, OSError, InputError, KeyError)[len(looks) % 4]("look")
+
+    async def watch():
+        watching = asyncio.ensure_future(Failing(tmp_path, None, None, 0.0).watch())
+        while len(looks) < 6:
+            await asyncio.sleep(0)
+            assert not watching.done()
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(watch(), 20))
+
+
+def test_requests_are_counted_before_they_are_read():
+    async def check():
+        calls = engine.Engine(None, threads=1, timeout=1.0)
+        async with calls.admitted(), calls.admitted():
+            with pytest.raises(RequestError, match="try again"):
+                async with calls.admitted():
+                    pass
+        async with calls.admitted():
+            pass
+        calls.close()
+
+    asyncio.run(check())
+
+
 def test_runs_tensorflow_serving_where_it_is_installed(folder, tmp_path):
     """A program of that name on the path stands for it: what matters is what it is started with."""
     program = tmp_path / "bin" / "tensorflow_model_server"
@@ -597,7 +696,8 @@ def test_runs_tensorflow_serving_where_it_is_installed(folder, tmp_path):
     program.write_text('#!/bin/sh\nfor argument; do echo "$argument"; done\n')
     program.chmod(0o755)
     finished = subprocess.run(
-        [sys.executable, "-m", "spectrovae", "serve", folder, "--rest-port=1234", "--call-timeout=5", "--batching"],
+        [sys.executable, "-m", "spectrovae", "serve", folder, "--rest-port=1234", "--call-timeout=5", "--batching",
+         "--host=0.0.0.0"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{program.parent}:{os.environ['PATH']}"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -612,7 +712,7 @@ def test_runs_tensorflow_serving_where_it_is_installed(folder, tmp_path):
         assert bases == {name: folder / name for name in ("moving", "tiny", "vae")}
         assert "max_batch_size { value: 16 }" in Path(given["--batching_parameters_file"]).read_text()
         assert "--enable_batching" in given
-        assert "running" in finished.stderr
+        assert "without authentication" in finished.stderr
     finally:
         written.unlink()
         Path(given["--batching_parameters_file"]).unlink()

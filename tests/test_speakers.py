@@ -274,10 +274,9 @@ def history(out):
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("family", SPEAKING)
-def test_an_interrupted_run_continues_as_if_nothing_had_happened(
-    family, recordings, representation, tmp_path, monkeypatch
-):
+def check_resume(family, recordings, representation, tmp_path, monkeypatch):
+    """An interrupted run continues as if nothing had happened."""
+
     def fit(out):
         return training.fit(family, recordings, representation, out, options(), preset="tiny", speakers=True)
 
@@ -307,6 +306,11 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
     training.repeat(tmp_path / "whole" / "run" / "config.json", tmp_path / "again")
     assert Codec.load(tmp_path / "again", verify=True).speakers == ("flute", "reed")
+
+
+def test_an_interrupted_run_continues_exactly(recordings, representation, tmp_path, monkeypatch):
+    """A VAE: tests/nightly/test_exact_resume.py."""
+    check_resume("vq-vae", recordings, representation, tmp_path, monkeypatch)
 
 
 def test_a_diverged_run_with_speakers_is_played_again():

@@ -9,7 +9,7 @@ import pytest
 
 from spectrovae.cli import main
 from spectrovae.codec import Codec
-from spectrovae.study import summarise
+from spectrovae.study import Trial, _page, folders, summarise
 
 QUICK = ("--data", "toy:harmonic?size=40", "--preset", "tiny", "--epochs", "1", "--batch-size", "8")
 
@@ -82,6 +82,78 @@ def test_magnitudes_have_no_bound_in_db(tmp_path, capsys):
     assert result["references"][0]["gaussian_bound"] is None
 
 
+@pytest.mark.parametrize(("family", "vary", "values"), [
+    ("vq-vae", "levels=4,4;3,3,3", [[4, 4], [3, 3, 3]]),
+    ("vq-vae", "levels=4,4", [[4, 4]]),
+    ("unet", "skips=0,1;none", [[0, 1], []]),
+    ("vq-vae", "code-map=1,32;4,8", [[1, 32], [4, 8]]),
+    ("vae", "augment=gain:6,noise:20;gain:3", ["gain:6,noise:20", "gain:3"]),
+    ("vae", "beta=1; 2", [1.0, 2.0]),
+])  # fmt: skip
+def test_options_that_are_lists_vary(family, vary, values, tmp_path, monkeypatch):
+    """What each fit is called with; nothing is trained."""
+    import spectrovae.study
+    from spectrovae.commands import models
+
+    monkeypatch.setattr(spectrovae.study, "study", lambda trials, *_, **__: {"trials": trials})
+    monkeypatch.setattr(spectrovae.study, "format_study", lambda _: "")
+    called = []
+    monkeypatch.setattr(models, "chosen_fit_options", lambda own: called.append(own))
+    extra = ["--quantiser", "scalar"] if vary.startswith("levels") else []
+    assert main(["study", family, *QUICK, *extra, "--vary", vary, "--out", str(tmp_path / "out")]) == 0
+    name = vary.split("=")[0].replace("-", "_")
+    found = [getattr(own, name) for own in called]
+    assert [list(value) if isinstance(value, tuple) else value for value in found] == values
+
+
+@pytest.mark.parametrize(("changed", "named"), [
+    (("--epochs", "2"), "options.epochs"), (("--beta", "3"), "model.beta"), (("--n-fft", "256"), "representation"),
+    (("--data", "toy:harmonic?size=50"), "data"),
+])  # fmt: skip
+def test_fits_of_other_settings_or_data_are_never_taken(made, changed, named, capsys):
+    out, _ = made
+    before = (out / "study.json").read_text()
+    assert main(["study", "vae", *QUICK, "--seeds", "0", *changed, "--out", str(out)]) == 2
+    assert named in capsys.readouterr().err
+    assert (out / "study.json").read_text() == before
+
+
+def test_the_settings_of_each_fit_are_in_the_result(made):
+    _, result = made
+    assert [trial["folder"] for trial in result["trials"]] == ["vae-0", "vae-1", "unet-0", "unet-1"]
+    configurations = [trial["configuration"] for trial in result["trials"]]
+    assert [found["options"]["seed"] for found in configurations] == [0, 1, 0, 1]
+    assert {found["options"]["epochs"] for found in configurations} == {1}
+    assert {found["model"]["preset"] for found in configurations} == {"tiny"}
+    assert all(found["data"]["fingerprint"] for found in configurations)
+
+
+def test_trials_whose_names_are_one_on_a_disk_have_folders_of_their_own(tmp_path):
+    names = ["vae beta=1", "vae_beta_1", "VAE beta=1", "模型 一", "模型 二"]
+    trials = [Trial(name, "vae", seed, lambda path: None) for name in names for seed in (0, 1)]
+    found = folders(trials, tmp_path)
+    assert len({str(path).casefold() for path in found}) == len(trials)
+    assert found[0].name == "vae_beta_1-0"
+    assert found[-1].name == "模型_二-1"
+
+
+def test_baselines_of_every_representation_are_in_the_table():
+    row = {"family": "vae", "seed": 0, "kind": "posterior", "numbers": 4, "bits": 9.0, "distortion_db": 3.0,
+           "rmse_db": 2.0, "rmse_active_db": 2.5, "bound_nats": None, "training_seconds": 1.0, "parameters": 10,
+           "findings": []}  # fmt: skip
+    rows = [row | {"name": name, "representation": name} for name in ("log-stft", "mdct")]
+    references = [
+        {"representation": name, "gaussian_bound": None,
+         "baselines": [{"name": "PCA-8", "rmse_db": error, "rmse_active_db": error}]}
+        for name, error in (("log-stft", 7.5), ("mdct", 8.5))
+    ]  # fmt: skip
+    result = {"rows": rows, "summary": summarise(rows), "references": references,
+              "settings": {"clips": 3, "split": "test"}, "data": {"notes": []}}  # fmt: skip
+    page = _page(result).html()
+    assert "7.50" in page
+    assert "8.50" in page
+
+
 def test_one_option_varies(tmp_path, capsys):
     result = run(capsys, "vae", *QUICK, "--vary", "latent-dim=2,5", "--out", tmp_path / "sizes")
     assert [(row["name"], row["numbers"]) for row in result["rows"]] == [
@@ -114,14 +186,22 @@ def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
 
 
 def test_families_of_samples_stand_beside_those_of_spectrograms(tmp_path, capsys):
+    """With RAVE: tests/nightly/test_every_family.py."""
+    check_families(["autoencoder", "waveform-vae"], tmp_path, capsys)
+
+
+def check_families(families, tmp_path, capsys):
     """Each on its own representation, all on examples of a length that each can take, which is rounded up once."""
     out = tmp_path / "study"
-    arguments = ["study", "rave", "vae", "waveform-vae", "--data", "toy:harmonic?size=40", "--duration", "0.25"]
+    arguments = ["study", *families, "--data", "toy:harmonic?size=40", "--duration", "0.25"]
     assert main([*arguments, "--epochs", "1", "--preset", "tiny", "--out", str(out)]) == 0
     capsys.readouterr()
     codecs = [Codec.load(path) for path in sorted((out / "fits").iterdir())]
-    assert {type(codec.representation).__name__ for codec in codecs} == {"Subbands", "LogSTFT", "Chunks"}
+    kinds = {"rave": "Subbands", "waveform-vae": "Chunks"}
+    assert [type(codec.representation).__name__ for codec in codecs] == [
+        kinds.get(family, "LogSTFT") for family in sorted(families)
+    ]
     rows = json.loads((out / "study.json").read_text())["rows"]
-    assert [row["family"] for row in rows] == ["rave", "vae", "waveform-vae"]
+    assert [row["family"] for row in rows] == families
     assert all(np.isfinite(row["rmse_db"]) for row in rows)
     assert {codec.segment_samples for codec in codecs} <= {2048, 1920}  # of a spectrogram: what its frames span

@@ -23,11 +23,10 @@ from spectrovae import training
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.report import Cell, Report, Row, number_text
-from spectrovae.evaluation.systems import csv_text
+from spectrovae.evaluation.systems import csv_text, plain
 from spectrovae.files import write_json, write_text
 from spectrovae.representations import Representation
 from spectrovae.study import Trial
-from spectrovae.training.examine import plain
 
 SMALL = "Run with --small, to see that it runs: figures and verdicts mean nothing."
 
@@ -222,7 +221,7 @@ def trials(
             options=training.FitOptions(
                 epochs=options.epochs, patience=patience, learning_rate=learning_rate, batch_size=batch_size, seed=seed
             ),
-            preset=options.preset, **model,
+            preset=options.preset, reuse=True, **model,
         ))
         for seed in options.seeds
     ]  # fmt: skip

@@ -1,47 +1,52 @@
-"""Sub-commands that make new sounds: drawn from a prior, or on the way between two."""
+"""Sub-commands that make new sounds: drawn from a prior, or between two recordings."""
 
 from pathlib import Path
 
-from spectrovae.commands.options import free_path, open_codec, plain, recordings_of, unclipped
+from spectrovae.commands.options import open_codec, plain, recordings_for, unclipped
+from spectrovae.commands.outputs import check_folder, file_name
 from spectrovae.errors import InputError
+
+RESULT = "sounds.json"
+"""By this file a folder is known as an earlier result, which --force may replace."""
 
 
 def generate(options) -> tuple[dict, str]:
     """Draw new sounds from a model's prior, learned or standard normal, and lay them out on a page."""
     import numpy as np
 
-    from spectrovae import audio, files
+    from spectrovae import audio
     from spectrovae.evaluation.draws import draws_page, examine_draws
     from spectrovae.evaluation.judges import Judge
 
+    read = [options.bundle, *options.judge, *filter(None, [options.prefix, options.data])]
+    check_folder(options.out, force=options.force, mark=RESULT, inputs=read)
     codec = open_codec(options.bundle)
-    outs, page = _free(options, [f"{codec.name}-{index:04}.wav" for index in range(options.n)])
     judges = [Judge.load(folder) for folder in options.judge]
     if len({judge.name for judge in judges}) < len(judges):
         raise InputError("judges are told apart by their folders' names; give different ones")
-    recordings = recordings_of(options, codec) if options.data else None
+    own, options.data = options.data == "", options.data or None  # --data alone: the model's own
+    recordings = recordings_for(options, [codec]) if own or options.data else None
     prefix = audio.read(options.prefix, codec.sample_rate)[0] if options.prefix else None
     sounds = codec.generate(
         options.n, temperature=options.temperature, seed=options.seed, label=options.label, speaker=options.speaker,
         top_k=options.top_k, top_p=options.top_p, guidance=options.guidance, prefix=prefix,
     )  # fmt: skip
-    sounds = [unclipped(sound, out) for out, sound in zip(outs, sounds)]
-    for out, sound in zip(outs, sounds):
-        audio.write(out, sound, codec.sample_rate)
-    asked = {"label": options.label, "speaker": options.speaker}
-    result = examine_draws(np.stack(sounds), codec, asked=asked, judges=judges, recordings=recordings)
-    for sample, out in zip(result["samples"], outs):
-        sample["file"] = str(out)
+    names = [file_name(codec.name, f"-{index:04}.wav") for index in range(options.n)]
+    sounds = [unclipped(sound, name) for name, sound in zip(names, sounds)]
+    conditions = {"label": options.label, "speaker": options.speaker}
+    result = examine_draws(np.stack(sounds), codec, asked=conditions, judges=judges, recordings=recordings)
+    for sample, name in zip(result["samples"], names):
+        sample["file"] = str(Path(options.out) / name)
     prior = codec.learned["kind"] if codec.learned_prior is not None else "N(0, I)"
-    wanted = "".join(f", {name} {value}" for name, value in asked.items() if value is not None)
+    wanted = "".join(f", {name} {value}" for name, value in conditions.items() if value is not None)
     summary = f"{options.n} sounds of {codec.name} drawn from {prior}{wanted}, at temperature {options.temperature:g}."
-    with files.writing(page):
-        draws_page(f"Drawn: {codec.name}", summary, result, sounds, codec).save(page)
-    settings = asked | {
+    settings = conditions | {
         "prior": prior, "temperature": options.temperature, "seed": options.seed, "top_k": options.top_k,
         "top_p": options.top_p, "guidance": options.guidance, "prefix": options.prefix,
     }  # fmt: skip
-    lines = [*map(str, outs), str(page)]
+    page = draws_page(f"Drawn: {codec.name}", summary, result, sounds, codec)
+    written = _write(options, dict(zip(names, sounds)), codec.sample_rate, page, {"settings": settings} | result)
+    lines = [*written["files"], written["report"]]
     for row in result["judges"]:
         right = "" if row["right"] is None else f", {row['right']:.1%} right"
         lines.append(f"{row['judge']}: {plain(row['answers'])}{right}")
@@ -50,32 +55,39 @@ def generate(options) -> tuple[dict, str]:
             f"{row['space']}: nearest training clip at {row['median']:.3g} {row['unit']}, of test clips at "
             f"{row['held_out_median']:.3g}; {row['near']:.0%} nearer than 99 % of these"
         )
-    return {"files": list(map(str, outs)), "report": str(page), "settings": settings} | result, "\n".join(lines)
+    return written, "\n".join(lines)
 
 
 def interpolate(options) -> tuple[dict, str]:
-    """Sounds between two recordings, on the way between their latents, and a page of them."""
-    from spectrovae import audio, files
+    """Decode latents between those of two recordings, and lay the sounds out on a page."""
+    from spectrovae import audio
     from spectrovae.evaluation.draws import path_page
 
+    read = [options.bundle, options.first, options.second]
+    check_folder(options.out, force=options.force, mark=RESULT, inputs=read)
     codec = open_codec(options.bundle)
-    outs, page = _free(options, [f"{index:02}.wav" for index in range(options.n)])
     first, second = (audio.read(file, codec.sample_rate)[0] for file in (options.first, options.second))
     sounds = codec.interpolate(first, second, options.n, options.path)
-    sounds = [unclipped(sound, out) for out, sound in zip(outs, sounds)]
-    for out, sound in zip(outs, sounds):
-        audio.write(out, sound, codec.sample_rate)
+    files = [f"{index:02}.wav" for index in range(options.n)]
+    sounds = [unclipped(sound, name) for name, sound in zip(files, sounds)]
     way = {"line": "the straight line", "sphere": "the great circle"}[options.path]
     ends = (Path(options.first).name, Path(options.second).name)
-    names = [f"{index / max(options.n - 1, 1):.0%}" for index in range(options.n)]
+    shares = [f"{index / max(options.n - 1, 1):.0%}" for index in range(options.n)]
     summary = f"From {ends[0]} to {ends[1]} on {way} between their latents, by {codec.name}."
-    with files.writing(page):
-        path_page(f"Between: {codec.name}", summary, names, sounds, codec).save(page)
-    result = {"files": list(map(str, outs)), "report": str(page), "path": options.path}
-    return result, "\n".join([*map(str, outs), str(page)])
+    page = path_page(f"Between: {codec.name}", summary, shares, sounds, codec)
+    written = _write(options, dict(zip(files, sounds)), codec.sample_rate, page, {"path": options.path})
+    return written, "\n".join([*written["files"], written["report"]])
 
 
-def _free(options, names: list[str]) -> tuple[list[Path], Path]:
-    folder = Path(options.out)
-    *outs, page = [free_path(folder / name, options.force) for name in (*names, "report.html")]
-    return outs, page
+def _write(options, sounds: dict, sample_rate: int, page, result: dict) -> dict:
+    """Write sounds by file name, their page and ``RESULT`` as one folder; the result with the paths of its files."""
+    from spectrovae import audio, files
+
+    out = Path(options.out)
+    result = {"files": [str(out / name) for name in sounds], "report": str(out / "report.html")} | result
+    with files.new_folder(out, force=options.force, mark=RESULT) as folder:
+        for name, sound in sounds.items():
+            audio.write(folder / name, sound, sample_rate)
+        page.save(folder / "report.html")
+        files.write_json(folder / RESULT, files.as_json(result))
+    return result

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from spectrovae.commands.options import free_path, log, open_codec, open_codecs_and_recordings, recordings_of
+from spectrovae.commands.options import log, open_codec, open_codecs_and_recordings, recordings_for
+from spectrovae.commands.outputs import free_path
 
 
 def compare(options) -> tuple[dict, str]:
@@ -59,7 +60,7 @@ def fidelity(options) -> tuple[dict, str]:
 
     codec = open_codec(options.bundle, prior=False)
     result = study_of_fidelity.fidelity(
-        codec, recordings_of(options, codec), options.out, split=options.split, limit=options.limit,
+        codec, recordings_for(options, [codec]), options.out, split=options.split, limit=options.limit,
         fidelities=options.fidelities, samples=options.samples, seed=options.seed, force=options.force, log=log,
     )  # fmt: skip
     page = Path(options.out) / "report.html"
@@ -69,12 +70,11 @@ def fidelity(options) -> tuple[dict, str]:
 def disentangle(options) -> tuple[dict, str]:
     """Measure whether a latent's dimensions are a toy set's factors, beside an untrained encoder and chance."""
     from spectrovae import files
-    from spectrovae.data import Recordings
     from spectrovae.evaluation import factors
 
     codec = open_codec(options.bundle)
     out = free_path(Path(options.out), options.force) if options.out else None
-    recordings = Recordings.open(options.data, sample_rate=codec.sample_rate, samples=codec.segment_samples)
+    recordings = recordings_for(options, [codec])
     result = factors.disentangle(codec, recordings, split=options.split, seeds=options.seeds, log=log)
     if out:
         files.write_json(out, result)

@@ -9,41 +9,54 @@ from spectrovae.commands.options import (
     chosen_fit_options,
     chosen_model_options,
     counter,
-    free_path,
     log,
+    naming,
     open_codec,
     open_recordings,
     plain,
-    recordings_of,
+    recordings_for,
     representation_for,
     unclipped,
 )
+from spectrovae.commands.outputs import free_path, free_paths
 from spectrovae.errors import InputError
 
 
 def fit(options) -> tuple[dict, str]:
     """Train a model; the same command again continues where it was stopped."""
+    import dataclasses
+
     from spectrovae import training
 
-    if options.config:
-        codec = training.repeat(options.config, options.out, resume=options.resume, force=options.force)
-    else:
-        for name in ("family", "data"):
-            if getattr(options, name) is None:
-                raise InputError(
-                    f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
-                )
-        recordings = open_recordings(options, [options.family])
-        codec = training.fit(
-            options.family,
-            recordings,
-            representation_for(options, recordings),
-            options.out,
-            chosen_fit_options(options),
-            resume=options.resume,
-            force=options.force,
-            **chosen_model_options(options),
-        )
+    with training.reserved(options.out):
+        if options.config:
+            training_options = {field.name for field in dataclasses.fields(training.FitOptions)}
+            settled = options.given - training_options - {"config", "data", "out", "resume", "force", "json"}
+            if settled:
+                names = ", ".join(sorted("--" + name.replace("_", "-") for name in settled))
+                raise InputError(f"--config repeats a run as it was, so {names} cannot be given beside it")
+            changes = {name: getattr(options, name) for name in options.given & training_options}
+            codec = training.repeat(
+                options.config, options.out, data=options.data, resume=options.resume, force=options.force, **changes
+            )
+        else:
+            for name in ("family", "data"):
+                if getattr(options, name) is None:
+                    raise InputError(
+                        f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
+                    )
+            recordings = open_recordings(options, [options.family])
+            log(recordings.describe())
+            codec = training.fit(
+                options.family,
+                recordings,
+                representation_for(options, recordings),
+                options.out,
+                chosen_fit_options(options),
+                resume=options.resume,
+                force=options.force,
+                **chosen_model_options(options),
+            )
     return codec.info | {"bundle": options.out}, f"{options.out}: {plain(codec.info['metrics'])}"
 
 
@@ -52,26 +65,34 @@ def fit_judge(options) -> tuple[dict, str]:
     from spectrovae import training
     from spectrovae.data import Recordings
 
-    recordings = Recordings.open(
-        options.data, split=options.split_rule, pattern=options.pattern, progress=counter("scanned")
-    )
+    recordings = Recordings.open(options.data, split=options.split_rule, **naming(options), progress=counter("scanned"))
+    log(recordings.describe())
     judge = training.fit_judge(
         options.target, recordings, options.out, epochs=options.epochs, seed=options.seed, force=options.force
     )
-    return judge.info | {"judge": options.out}, f"{options.out}: {plain(judge.info['accuracy'])}"
+    figures = judge.info | {"judge": options.out, "data": judge.info["data"]["open"]}
+    return figures, f"{options.out}: {plain(judge.info['accuracy'])}"
 
 
 def fit_prior(options) -> tuple[dict, str]:
     """Learn a prior of a model's latents and keep it in the bundle, for generate to draw from."""
     from spectrovae import training
-    from spectrovae.training.prior import figures_text
+    from spectrovae.training.prior import REJECTED, result_text
 
+    recordings = recordings_for(options, [open_codec(options.bundle, prior=False)])
+    log(recordings.describe())
     codec = training.fit_prior(
-        options.bundle, recordings_of(options, open_codec(options.bundle, prior=False)), options.kind,
+        options.bundle, recordings, options.kind,
         conditions=options.conditions, epochs=options.epochs, batch_size=options.batch_size,
         learning_rate=options.learning_rate, preset=options.preset, seed=options.seed, force=options.force,
     )  # fmt: skip
-    return codec.learned | {"bundle": options.bundle}, f"{options.bundle}\n{figures_text(codec.learned)}"
+    rejected = codec.info.get(REJECTED)
+    result = (rejected or codec.learned) | {"kept": rejected is None, "bundle": options.bundle}
+    return result, f"{options.bundle}\n{result_text(codec)}"
+
+
+LISTS = ("levels", "skips", "code_map", "augment")
+"""Options whose value is a list, and has commas of its own."""
 
 
 def study(options) -> tuple[dict, str]:
@@ -86,17 +107,23 @@ def study(options) -> tuple[dict, str]:
     name, _, values = (options.vary or "").partition("=")
     name = name.replace("-", "_")
     if options.vary and (len(options.families) > 1 or not values):
-        raise InputError(f"--vary takes NAME=A,B,... and one family, received {options.vary!r}, {options.families}")
+        raise InputError(
+            "--vary takes NAME=A,B,... and one family (lists, as levels has them, with semicolons: levels=8,6,5;4,4), "
+            f"received {options.vary!r}, {options.families}"
+        )
     known = {"preset", "representation", "normalisation", "max_db", "dynamic_range"} | {
         *MODEL_OPTIONS, *REPRESENTATION_OPTIONS, "epochs", "batch_size", "learning_rate", "patience", "precision",
         "corrupt", "augment", "adversarial_from",
     }  # fmt: skip
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")
+    separator = "," if ";" not in values and name not in LISTS else ";"
+    varied = [text.strip() for text in values.split(separator) if text.strip()] or [""]
     recordings = open_recordings(options, options.families)
+    log(recordings.describe())
     trials = []
     for family in options.families:
-        for text in values.split(",") if values else [""]:
+        for text in varied:
             own = copy.copy(options)
             own.family = family
             if text:
@@ -107,7 +134,8 @@ def study(options) -> tuple[dict, str]:
                 trials.append(study.Trial(
                     f"{family} {name}={text}" if text else family, family, seed,
                     functools.partial(
-                        training.fit, family, recordings, representation, options=chosen_fit_options(own), **model
+                        training.fit, family, recordings, representation, options=chosen_fit_options(own), reuse=True,
+                        **model,
                     ),
                 ))  # fmt: skip
     result = study.study(trials, recordings, options.out, split=options.measure, log=log)
@@ -120,12 +148,13 @@ def reconstruct(options) -> tuple[dict, str]:
     from spectrovae import audio
 
     codec = open_codec(options.bundle)
-    written = []
+    outs = free_paths(options.out, options.files, force=options.force, bundle=options.bundle)
     for file in options.files:
+        audio.info(file)  # all before the first is computed
+    for file, out in zip(options.files, outs):
         waveform, _ = audio.read(file, codec.sample_rate)
-        out = free_path(Path(options.out) / f"{Path(file).stem}.wav", options.force)
         audio.write(out, unclipped(codec.reconstruct(waveform[None])[0], out), codec.sample_rate)
-        written.append(str(out))
+    written = list(map(str, outs))
     return {"files": written}, "\n".join(written)
 
 
@@ -135,7 +164,8 @@ def transfer(options) -> tuple[dict, str]:
     from spectrovae.transfer import transfer
 
     codec = open_codec(options.bundle, prior=False)
-    out = free_path(Path(options.out), options.force)
+    out = free_path(options.out, options.force, [options.file, options.bundle])
+    audio.check_suffix(out)
     header = audio.info(options.file)
     samples = audio.resampled_length(header.samples, header.sample_rate, codec.sample_rate)
     pieces = audio.stream(options.file, codec.sample_rate)
@@ -159,6 +189,6 @@ def diagnose(options) -> tuple[dict, str]:
     from spectrovae.training import examine
 
     codec = open_codec(options.bundle)
-    recordings = recordings_of(options, codec)
+    recordings = recordings_for(options, [codec])
     report = examine.examine_bundle(Path(options.bundle), recordings, codec, options.split)
     return examine.plain(report), examine.report_text(report)

@@ -35,7 +35,7 @@ def open_recordings(options, families):
     def opened(**length):
         return Recordings.open(
             options.data, sample_rate=options.sample_rate, long=options.long, overlap=options.overlap,
-            split=options.split_rule, pattern=options.pattern, progress=counter("scanned"), **length,
+            split=options.split_rule, **naming(options), progress=counter("scanned"), **length,
         )  # fmt: skip
 
     recordings = opened(duration=options.duration)
@@ -50,39 +50,43 @@ def open_recordings(options, families):
     return opened(samples=recordings.samples + missing) if missing else recordings
 
 
+def naming(options) -> dict[str, Any]:
+    """The options that say how recordings are labelled, for ``Recordings.open``."""
+    return {name: getattr(options, name) for name in ("pattern", "labels", "label_from")}
+
+
 def open_codec(path: str, prior: bool = True):
+    """A bundle; one that was written before bundles remembered their data takes what its run remembers."""
+    import contextlib
+    import json
+
     from spectrovae.codec import Codec
 
-    return Codec.load(path, prior=prior)
+    codec = Codec.load(path, prior=prior)
+    if "open" not in (codec.data or {}):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads((Path(path) / "run" / "config.json").read_text(encoding="utf-8"))["data"]
+            own = {"open": dict(data["open"]), "fingerprint": str(data["fingerprint"])}
+            codec.data = own | (codec.data or {})
+    return codec
 
 
-def recordings_of(options, codec):
-    """The recordings that the options name, at a codec's rate, a segment each."""
-    from spectrovae.data import Recordings
+def recordings_for(options, codecs, **how):
+    """What bundles are measured on: the first one's own data, unless options say otherwise."""
+    from spectrovae import data
 
-    return Recordings.open(
-        options.data, sample_rate=codec.sample_rate, samples=codec.segment_samples, split=options.split_rule,
-        progress=counter("scanned"),
+    cutting = {"split": options.split_rule, "long": options.long, "overlap": options.overlap}
+    return data.recordings_for(
+        codecs, options.data, allow_seen=options.allow_seen, progress=counter("scanned"), **naming(options), **cutting,
+        **how,
     )  # fmt: skip
 
 
 def open_codecs_and_recordings(options) -> tuple[list, Any]:
     """The bundles that the options name, of one rate and length, and the recordings opened for them."""
-    from spectrovae.data import Recordings
-
     codecs = [open_codec(bundle) for bundle in options.bundles]
-    first = codecs[0]
-    for codec in codecs[1:]:
-        if (codec.sample_rate, codec.segment_samples) != (first.sample_rate, first.segment_samples):
-            raise InputError(
-                f"{codec.name} takes {codec.segment_samples} samples at {codec.sample_rate} Hz, {first.name} "
-                f"{first.segment_samples} at {first.sample_rate} Hz; compare models of the same rate and length"
-            )
-    recordings = Recordings.open(
-        options.data, sample_rate=first.sample_rate, samples=first.segment_samples, split=options.split_rule,
-        cache_bytes=0, progress=counter("scanned"),  # each split is gone through a few times, and never held
-    )  # fmt: skip
-    return codecs, recordings
+    # Each split is gone through a few times, and never held.
+    return codecs, recordings_for(options, codecs, cache_bytes=0)
 
 
 def chosen_fit_options(options):
@@ -160,12 +164,6 @@ def representation_for(options, recordings):
     return build_representation(options, recordings.sample_rate, **given)
 
 
-def free_path(path: Path, force: bool) -> Path:
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; choose another folder or --force to replace it")
-    return path
-
-
 def unclipped(waveform, path):
     """Scale down what exceeds full scale, and say so, instead of clipping it."""
     peak = float(abs(waveform).max(initial=0.0))
@@ -195,4 +193,5 @@ def plain(value: Any) -> str:
         return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value) or "none"
+    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
     return f"{value:.4g}" if isinstance(value, float) else str(value)

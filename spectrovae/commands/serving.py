@@ -1,9 +1,9 @@
 """Sub-commands that export models, serve them and call them."""
 
 import json
-from pathlib import Path
 
-from spectrovae.commands.options import free_path, unclipped
+from spectrovae.commands.options import unclipped
+from spectrovae.commands.outputs import free_paths
 from spectrovae.errors import InputError
 
 
@@ -77,10 +77,11 @@ def call(options) -> tuple[dict, str]:
     with Client(options.url, timeout=options.timeout, retries=options.retries, chunk=options.chunk) as client:
         if not options.files:
             return client.description, json.dumps(client.description, indent=2)
-        written = []
+        outs = free_paths(options.out, options.files, force=options.force)
         for file in options.files:
-            out = free_path(Path(options.out) / f"{Path(file).stem}.wav", options.force)
+            audio.info(file)  # all before the first is sent
+        for file, out in zip(options.files, outs):
             sound = np.concatenate(list(client.stream(audio.stream(file, client.sample_rate))))
             audio.write(out, unclipped(sound, out), client.sample_rate)
-            written.append(str(out))
+    written = list(map(str, outs))
     return {"files": written}, "\n".join(written)

@@ -1,10 +1,13 @@
 """Sub-commands of sounds and of the machine: data sets, transforms there and back."""
 
 import os
+import re
 from pathlib import Path
 
 import spectrovae
-from spectrovae.commands.options import build_representation, counter, free_path, log, plain
+from spectrovae.commands.options import build_representation, counter, log, naming, plain
+from spectrovae.commands.outputs import check_folder, free_path
+from spectrovae.errors import InputError
 
 
 def doctor(options) -> tuple[dict, str]:
@@ -25,6 +28,13 @@ def doctor(options) -> tuple[dict, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "absent"
     versions["tensorflow"] = tf.__version__
+    keras_version = tuple(map(int, re.findall(r"\d+", versions["keras"])[:3]))
+    warnings = []
+    if not ((3, 12, 4) <= keras_version < (3, 13) or keras_version >= (3, 14, 1)):  # as in setup.cfg
+        warnings.append(
+            f"Keras {versions['keras']} has known holes: a crafted model file can run code or read other files; pip "
+            "install --upgrade keras"
+        )
     result = {
         "spectrovae": spectrovae.__version__,
         "python": platform.python_version(),
@@ -33,6 +43,7 @@ def doctor(options) -> tuple[dict, str]:
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
         "cores": os.cpu_count(),
         "precision": best_precision(),
+        "warnings": warnings,
     }
     return result, "\n".join(f"{name:12} {plain(value)}" for name, value in result.items())
 
@@ -41,15 +52,34 @@ def data_scan(options) -> tuple[dict, str]:
     """Account for every file of a folder, and show the splits."""
     from spectrovae.data import scan
 
-    manifest = scan(options.data, pattern=options.pattern, progress=counter("scanned"))
+    if options.out:
+        _check_manifest(options)
+    manifest = scan(options.data, **naming(options), progress=counter("scanned"))
     splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
-    result = manifest.summary() | {"splits": splits}
+    result = manifest.summary() | {"splits": splits, "naming": list(manifest.notes)}
     if options.out:
         manifest.write(options.out)
         result["manifest"] = options.out
     lines = [f"rejected  {path}: {reason}" for path, reason in result.pop("reasons").items()]
     lines += [f"{name:12} {plain(value)}" for name, value in result.items()]
     return result | {"reasons": {record.path: record.reason for record in manifest.rejected}}, "\n".join(lines)
+
+
+def _check_manifest(options) -> None:
+    """Refuse to write a manifest over a recording, or over any other file that is no manifest."""
+    from spectrovae import audio
+    from spectrovae.data import Manifest
+
+    out = Path(options.out)
+    if out.suffix.lower() in audio.SUFFIXES:
+        raise InputError(
+            f"{out} has the name of a recording; choose another name for the manifest, such as {out}.jsonl"
+        )
+    if free_path(out, force=True).exists():
+        try:
+            Manifest.read(out)
+        except InputError as error:
+            raise InputError(f"{out} exists and is no manifest, so it is not replaced; choose another name") from error
 
 
 def data_fsdd(options) -> tuple[dict, str]:
@@ -65,14 +95,14 @@ def data_fsdd(options) -> tuple[dict, str]:
 def transform(options) -> tuple[dict, str]:
     """Look at a sound in a representation, and hear what comes back: its ceiling, before any model."""
     from spectrovae import audio
-    from spectrovae.evaluation import ceiling, report
+    from spectrovae.evaluation import ceiling
     from spectrovae.representations import blocks
 
     header = audio.info(options.file)
     sample_rate = options.sample_rate or header.sample_rate
     samples = audio.resampled_length(header.samples, header.sample_rate, sample_rate)
     representation = build_representation(options, sample_rate, max_db=options.max_db or 0.0)
-    report.check_output(options.out, force=options.force, mark=ceiling.RESULT)
+    check_folder(options.out, force=options.force, mark=ceiling.RESULT, inputs=[options.file])
 
     def waveform():
         return audio.stream(options.file, sample_rate)
@@ -91,7 +121,9 @@ def invert(options) -> tuple[dict, str]:
     """Turn features that transform wrote back into sound."""
     from spectrovae.evaluation import ceiling
 
-    out = free_path(Path(options.out), options.force)
+    folder = Path(options.features).parent
+    read = [options.features, folder / ceiling.RESULT, folder / "representation.keras"]
+    out = free_path(options.out, options.force, read)
     peak = ceiling.invert(options.features, out)
     if peak > 1.0:
         log(f"{out}: peak {peak:.2f} scaled down to full scale")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from spectrovae.commands.options import free_path, log, open_codec, recordings_of, unclipped
+from spectrovae.commands.options import log, open_codec, recordings_for, unclipped
+from spectrovae.commands.outputs import free_path, free_paths
 from spectrovae.errors import InputError
 
 
@@ -13,16 +14,21 @@ def convert(options) -> tuple[dict, str]:
     codec = open_codec(options.bundle, prior=False)
     conversion.asked(codec, options.speaker, options.guidance, 1)  # before any file is read
     out = Path(options.out)
-    alone = out.suffix.lower() == ".wav"
+    alone = out.suffix.lower() == ".wav" and not out.is_dir()
     if alone and len(options.files) > 1:
         raise InputError(f"{out} is one file and {len(options.files)} are to be converted; give a folder")
-    written = []
+    if alone:
+        outs = [free_path(out, options.force, [*options.files, options.bundle])]
+    else:
+        ending = f"-{options.speaker}.wav"
+        outs = free_paths(out, options.files, force=options.force, ending=ending, bundle=options.bundle)
     for file in options.files:
+        audio.info(file)  # all before the first is computed
+    for file, path in zip(options.files, outs):
         waveform, _ = audio.read(file, codec.sample_rate)
-        path = free_path(out if alone else out / f"{Path(file).stem}-{options.speaker}.wav", options.force)
         converted = codec.convert(waveform[None], options.speaker, guidance=options.guidance)[0]
         audio.write(path, unclipped(converted, path), codec.sample_rate)
-        written.append(str(path))
+    written = list(map(str, outs))
     return {"files": written, "speaker": options.speaker, "guidance": options.guidance}, "\n".join(written)
 
 
@@ -34,7 +40,7 @@ def judge_conversion(options) -> tuple[dict, str]:
     codec = open_codec(options.bundle, prior=False)
     judges = [Judge.load(path) for path in options.judge]
     result = convert_all(
-        codec, recordings_of(options, codec), judges, options.out, split=options.split, limit=options.limit,
+        codec, recordings_for(options, [codec]), judges, options.out, split=options.split, limit=options.limit,
         guidance=options.guidance, samples=options.samples, resamples=options.resamples, seed=options.seed,
         force=options.force, log=log,
     )  # fmt: skip

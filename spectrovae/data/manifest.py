@@ -1,4 +1,4 @@
-"""Scan a folder of recordings: every file accounted for, and splits that stay put.
+"""What a scan found: every file accounted for, and splits that stay put.
 
 A manifest is a JSON-lines file: one header line, then one line for each audio file, accepted or rejected
 with the reason. Splits are decided by what is in a file, never by its place in a list, so that adding
@@ -10,25 +10,21 @@ import hashlib
 import json
 import os
 import re
-import time
+import types
+import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spectrovae import audio
+from spectrovae.data import labels as naming
+from spectrovae.data.splits import FSDD_PATTERN, SPLITS, divide
 from spectrovae.errors import InputError
 from spectrovae.files import sha256, write_text
 
-FSDD_PATTERN = r"(?P<label>\d)_(?P<speaker>[A-Za-z]+)_(?P<index>\d+)"
-SPLITS = ("train", "validation", "test")
-SPLIT_RULES = ("auto", "hash", "speaker", "fsdd")
-SILENCE = 1e-4  # -80 dB under full scale
-_FORMAT, _VERSION = "spectrovae-manifest", 1
+_FORMAT, _VERSION = "spectrovae-manifest", 2
 
 Progress = Callable[[int, int], None]
 
@@ -37,9 +33,12 @@ Progress = Callable[[int, int], None]
 class Record:
     """One audio file.
 
-    ``path`` is relative to the manifest's root, with "/" between folders; ``peak`` is the largest magnitude
-    of all channels; ``clipped`` says that neighbouring samples stand at full scale; ``nan`` includes
-    infinities. What could not be read is None.
+    ``path`` is relative to the manifest's root, with "/" between folders; ``split`` is the one that a table of labels
+    names; ``peak`` is the largest magnitude of all channels; ``clipped`` says that neighbouring samples stand at full
+    scale; ``nan`` includes infinities; ``loud`` is far beyond full scale; ``dc`` says that the samples' mean is off
+    zero. ``note`` says in words what is unusual about an accepted file, such as how much of it is there. ``checksum``
+    is ``decode.checksum`` of a file that tensorflow-io was seen to decode to soundfile's samples. What could not be
+    read is None.
     """
 
     path: str
@@ -56,10 +55,15 @@ class Record:
     label: str | None = None
     speaker: str | None = None
     index: int | None = None
+    split: str | None = None
     peak: float | None = None
     silent: bool | None = None
     clipped: bool | None = None
     nan: bool | None = None
+    note: str | None = None
+    loud: bool | None = None
+    dc: bool | None = None
+    checksum: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Manifest:
     """What a scan found: ``records`` in the order of their paths, and how many other files were ``ignored``.
 
     ``scanned`` is when the scan began, in seconds since 1970: files touched later are hashed again before
-    use.
+    use. ``endings`` counts the ignored files by ending ("hidden" for hidden ones, "" for none), most frequent first;
+    ``unreadable`` are sub-folders that could not be listed; ``notes`` are sentences about labels.
     """
 
     root: Path
@@ -75,6 +80,9 @@ class Manifest:
     pattern: str = FSDD_PATTERN
     ignored: int = 0
     scanned: float = 0.0
+    endings: dict[str, int] = dataclasses.field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def accepted(self) -> list[Record]:
@@ -89,7 +97,7 @@ class Manifest:
         """A hash over the paths and contents of all accepted files; it changes when the data do."""
         digest = hashlib.sha256()
         for record in self.accepted:
-            digest.update(f"{record.path}\0{record.sha256}\n".encode())
+            digest.update(os.fsencode(f"{record.path}\0{record.sha256}\n"))
         return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:
@@ -100,6 +108,9 @@ class Manifest:
             "accepted": len(accepted),
             "rejected": len(self.rejected),
             "ignored": self.ignored,
+            "endings": self.endings,
+            "unreadable": list(self.unreadable),
+            "notes": {record.path: record.note for record in accepted if record.note},
             "reasons": {record.path: record.reason for record in self.rejected},
             "sample_rates": _counts(record.sample_rate for record in accepted),
             "channels": _counts(record.channels for record in accepted),
@@ -108,39 +119,33 @@ class Manifest:
             "speakers": _counts(record.speaker for record in accepted),
             "silent": sum(bool(record.silent) for record in accepted),
             "clipped": sum(bool(record.clipped) for record in accepted),
+            "loud": sum(bool(record.loud) for record in accepted),
+            "dc": sum(bool(record.dc) for record in accepted),
             "duplicates": len(accepted) - len({record.sha256 for record in accepted}),
             "fingerprint": self.fingerprint,
         }
 
-    def splits(self, rule: str = "auto") -> dict[str, list[Record]]:
-        """Share out the accepted files over "train", "validation" and "test".
+    def named(
+        self, pattern: str | None = None, labels: str | os.PathLike | None = None, label_from: int | None = None
+    ) -> "Manifest":
+        """The same files with labels and speakers by a pattern, folder level or table: see :func:`labels.named`."""
+        pattern = pattern or self.pattern
+        records, notes = naming.named(self.records, pattern, labels, label_from)
+        return dataclasses.replace(self, records=records, notes=notes, pattern=pattern)
+
+    def splits(self, rule: str = "auto", seconds: float = 1.0) -> dict[str, list[Record]]:
+        """Share out the accepted files over "train", "validation" and "test": see :func:`splits.divide`.
 
         Args:
-            rule: "hash" takes 80, 10 and 10 % by the hash of a file's content (copies stay together);
-                "speaker" the same by the hash of the speaker's name; "fsdd" is the official test set, index
-                0-4, with 5-9 for validation; "auto" is "fsdd" where every name follows that scheme and fills
-                all three, else "hash".
+            rule: "auto", "hash", "speaker", "fsdd", "folder", "time" or "table".
+            seconds: of an example, for the rule "time".
 
         Raises:
-            InputError: an unknown rule, or names that do not give what the rule needs.
+            InputError: an unknown rule, or files that do not have what the rule needs.
         """
-        if rule not in SPLIT_RULES:
-            raise InputError(f"split must be one of {', '.join(SPLIT_RULES)}, received {rule!r}")
-        records = self.accepted
-        if rule == "auto":
-            official = _fsdd_splits(records) if all(map(_is_fsdd, records)) else {}
-            return official if official and all(official.values()) else self.splits("hash")
-        if rule == "fsdd":
-            _require(records, _is_fsdd, "the fsdd split needs names such as 7_jackson_32.wav", "use split='hash'")
-            return _fsdd_splits(records)
-        if rule == "speaker":
-            hint = "give a name pattern with a (?P<speaker>...) group, or use split='hash'"
-            _require(records, lambda record: record.speaker is not None, "the speaker split needs speakers", hint)
-            keys = {record.path: f"speaker:{record.speaker}" for record in records}
-        else:
-            keys = {record.path: str(record.sha256) for record in records}
-        chosen = split_by_hash(keys.values())
-        return {split: [record for record in records if chosen[keys[record.path]] == split] for split in SPLITS}
+        return divide(
+            self.accepted, rule, lambda record: round(1000 * (record.duration or 0)), round(1000 * seconds)
+        ).records
 
     def check(self, records: Iterable[Record] | None = None, thorough: bool = False) -> None:
         """See that files are still what was scanned.
@@ -177,6 +182,8 @@ class Manifest:
             "pattern": self.pattern,
             "ignored": self.ignored,
             "scanned": self.scanned,
+            "endings": self.endings,
+            "unreadable": self.unreadable,
         }
         lines = [header, *(dataclasses.asdict(record) for record in self.records)]
         write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
@@ -189,177 +196,96 @@ class Manifest:
             InputError: not a manifest, damaged, of a newer version, or its folder is gone.
         """
         path = Path(path)
+        damaged = InputError(f"{path} is not a manifest, or is damaged; scan its folder again")
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            header = lines[0]
-            if header["format"] != _FORMAT:
-                raise KeyError("format")
-            version = header["version"]
-            if version > _VERSION:
-                raise InputError(f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}")
-            root = Path(os.path.normpath(path.parent / header["root"]))
-            records = tuple(Record(**line) for line in lines[1:])
-            manifest = cls(root, records, header["pattern"], header["ignored"], header["scanned"])
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path} is not a manifest, or is damaged; scan its folder again") from error
+        except (ValueError, RecursionError) as error:
+            raise damaged from error
+        if not lines or not isinstance(lines[0], dict) or lines[0].get("format") != _FORMAT:
+            raise damaged
+        header, version = lines[0], lines[0].get("version")
+        if isinstance(version, int) and version > _VERSION:
+            raise InputError(f"{path} has manifest version {str(version)[:20]}; this spectrovae reads up to {_VERSION}")
+        types = {"version": int, "root": str, "pattern": str, "ignored": int, "scanned": float}
+        if not all(_has_type(header.get(name), type_) for name, type_ in types.items()):
+            raise damaged
+        endings, unreadable = header.get("endings", {}), header.get("unreadable", [])
+        if (
+            not _has_type(endings, dict[str, int])
+            or not _has_type(unreadable, list[str])
+            or not _is_name(header["root"])
+        ):
+            raise damaged
+        for number, line in enumerate(lines[1:], 2):
+            if problem := _record_problem(line):
+                raise InputError(f"{path} is damaged, line {number}: {problem}; scan its folder again")
+        records = tuple(Record(**line) for line in lines[1:])
+        root = Path(os.path.normpath(path.parent / header["root"]))
+        manifest = cls(
+            root, records, header["pattern"], header["ignored"], header["scanned"], endings, tuple(unreadable)
+        )
+        if not manifest.accepted:
+            raise InputError(f"{path} lists no recording that can be used; scan its folder again")
         if not root.is_dir():
             raise InputError(f"{path} describes recordings in {root}, which does not exist; scan their new folder")
         return manifest
 
 
-def scan(folder: str | os.PathLike, *, pattern: str | None = None, progress: Progress | None = None) -> Manifest:
-    """Look at every audio file under a folder (wav, flac, ogg, mp3; hidden ones are ignored).
+_TYPES = typing.get_type_hints(Record)
+_NEEDED = ("sha256", "format", "subtype", "sample_rate", "channels", "samples", "duration")  # of an accepted file
 
-    A file is accepted when all of it decodes and every sample is a number; silent and clipped ones are
-    accepted and flagged.
 
-    Args:
-        folder: searched with its sub-folders.
-        pattern: a regular expression with the named groups ``label``, ``speaker`` and ``index`` (any of
-            them), matched to the end of the relative path without its suffix. By default FSDD's
-            ``{label}_{speaker}_{index}``. A file without a label by its name is labelled by its sub-folder.
-        progress: called with (files done, files in all).
+def _has_type(value: Any, expected: Any) -> bool:
+    """Whether a JSON value has a field's type; a bool is no int, an int is a float, and no float is NaN or infinite."""
+    if isinstance(expected, types.UnionType):
+        return any(_has_type(value, option) for option in typing.get_args(expected))
+    if typing.get_origin(expected) is dict:
+        return isinstance(value, dict) and all(_has_type(item, typing.get_args(expected)[1]) for item in value.values())
+    if typing.get_origin(expected) is list:
+        return isinstance(value, list) and all(_has_type(item, typing.get_args(expected)[0]) for item in value)
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
 
-    Raises:
-        InputError: no such folder, a wrong pattern, or no file to accept; the message lists the reasons.
-    """
-    root, started = Path(folder), time.time()
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(f"{root} {problem}; expected a folder of recordings")
-    pattern = pattern or FSDD_PATTERN
+
+def _is_name(path: str) -> bool:
+    """Whether a file system may hold this name."""
     try:
-        names = re.compile(rf"(?:.*/)?(?:{pattern})")
-    except re.error as error:
-        raise InputError(f"the name pattern {pattern!r} is not a regular expression: {error}") from error
-    if not {"label", "speaker", "index"} & set(names.groupindex):
-        raise InputError(f"the name pattern {pattern!r} names no group; use (?P<label>...) or (?P<speaker>...)")
-    paths, ignored = [], 0
-    for path in _files(root):
-        if path.suffix.lower() in audio.SUFFIXES and not path.name.startswith("."):
-            paths.append(path)
-        else:
-            ignored += 1
-    paths.sort(key=lambda path: path.relative_to(root).as_posix())
-    records = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for record in pool.map(lambda path: _examine(path, root, names), paths):
-            records.append(record)
-            if progress:
-                progress(len(records), len(paths))
-    manifest = Manifest(root, tuple(records), pattern, ignored, started)
-    if not manifest.accepted:
-        raise InputError(_nothing_accepted(manifest))
-    return manifest
+        return b"\0" not in os.fsencode(path)
+    except UnicodeError:
+        return False
 
 
-def split_by_hash(keys: Iterable[str]) -> dict[str, str]:
-    """Give every key a split by its hash: 80 % train, 10 % validation, 10 % test.
-
-    A key keeps its split whatever other keys there are, with one exception for tiny sets: where that would
-    leave a split empty, the key whose hash is nearest to the border moves over (with two keys, train and
-    validation are filled; with one, train).
-    """
-    ordered = sorted(set(keys), key=_unit)
-    count = len(ordered)
-    train = sum(_unit(key) < 0.8 for key in ordered)
-    validation = sum(_unit(key) < 0.9 for key in ordered)
-    if count >= 3:
-        train = min(max(train, 1), count - 2)
-        validation = min(max(validation, train + 1), count - 1)
-    else:
-        train, validation = min(count, 1), count
-    return {
-        key: "train" if place < train else "validation" if place < validation else "test"
-        for place, key in enumerate(ordered)
-    }
-
-
-def _unit(key: str) -> float:
-    """A number in [0, 1): a SHA-256 that is given, or the key's own, read as a fraction."""
-    digest = key if re.fullmatch(r"[0-9a-f]{64}", key) else hashlib.sha256(key.encode()).hexdigest()
-    return int(digest[:16], 16) / 2.0**64
-
-
-def _is_fsdd(record: Record) -> bool:
-    return re.fullmatch(FSDD_PATTERN, Path(record.path).stem) is not None
-
-
-def _fsdd_splits(records: list[Record]) -> dict[str, list[Record]]:
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for record in records:
-        index = int(Path(record.path).stem.rsplit("_", 1)[1])
-        splits["test" if index < 5 else "validation" if index < 10 else "train"].append(record)
-    return splits
-
-
-def _require(records: list[Record], fulfils: Callable[[Record], bool], need: str, hint: str) -> None:
-    for record in records:
-        if not fulfils(record):
-            raise InputError(f"{need}; {record.path} has none: {hint}")
-
-
-def _files(root: Path) -> Iterator[Path]:
-    seen = set()
-    for folder, _, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link back up
-            continue
-        seen.add(real)
-        yield from (Path(folder) / name for name in names)
-
-
-def _examine(path: Path, root: Path, names: re.Pattern) -> Record:
-    relative = path.relative_to(root).as_posix()
-    found = names.fullmatch(relative[: -len(path.suffix)])
-    groups = found.groupdict() if found else {}
-    index = groups.get("index")
-    folder = path.parent.name if path.parent != root else None
-    known: dict[str, Any] = {
-        "path": relative,
-        "label": groups.get("label") or folder,
-        "speaker": groups.get("speaker"),
-        "index": int(index) if index and index.isdecimal() else None,
-    }
-    try:
-        known["bytes"] = path.stat().st_size
-        known["sha256"] = sha256(path)
-        header = audio.info(path)
-        known.update(dataclasses.asdict(header), duration=header.duration)
-        known.update(_measure(path))
-    except OSError as error:
-        return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
-    except InputError as error:
-        return Record(**known, accepted=False, reason=str(error).removeprefix(f"{path} "))
-    if known["nan"]:
-        return Record(**known, accepted=False, reason="holds NaN or infinite samples")
-    return Record(**known, accepted=True)
-
-
-def _measure(path: Path) -> dict[str, Any]:
-    peak, clipped = 0.0, False
-    for block in audio.blocks(path):
-        if not np.isfinite(block).all():
-            return {"nan": True}
-        magnitude = np.abs(block)
-        peak = max(peak, float(magnitude.max()))
-        full = magnitude >= 32767 / 32768
-        clipped = clipped or bool((full[:, 1:] & full[:, :-1]).any())
-    return {"peak": peak, "silent": peak < SILENCE, "clipped": clipped, "nan": False}
+def _record_problem(line: Any) -> str | None:
+    """What keeps a line of a manifest from being a record; None if nothing."""
+    if not isinstance(line, dict):
+        return f"expected an object, received {str(line)[:40]}"
+    for name, value in line.items():
+        if name not in _TYPES:
+            return f"unknown field {name[:40]!r}"
+        if not _has_type(value, _TYPES[name]):
+            return f"{name} must be {getattr(_TYPES[name], '__name__', _TYPES[name])}, received {str(value)[:40]!r}"
+    if missing := [name for name in ("path", "bytes", "accepted") if name not in line]:
+        return f"{missing[0]} is missing"
+    path = line["path"]
+    if path.startswith("/") or ".." in path.split("/") or not path or not _is_name(path):
+        return f"path must lie below the folder, received {path[:40]!r}"
+    if line.get("split") not in (None, *SPLITS):
+        return f"split must be one of {', '.join(SPLITS)}, received {line['split'][:40]!r}"
+    if not line["accepted"]:
+        return None
+    if missing := [name for name in _NEEDED if line.get(name) is None]:
+        return f"{missing[0]} of an accepted file is missing"
+    if not re.fullmatch(r"[0-9a-f]{64}", line["sha256"]):
+        return f"sha256 must be 64 hexadecimal digits, received {line['sha256'][:40]!r}"
+    for name, most in (("sample_rate", audio.RATES[1]), ("channels", 1024), ("samples", 2**53)):
+        if not 1 <= line[name] <= most:
+            return f"{name} must be 1 to {most}, received {str(line[name])[:20]}"
+    return None
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:
     counts = Counter(str(value) for value in values if value is not None)
     return dict(sorted(counts.items()))
-
-
-def _nothing_accepted(manifest: Manifest) -> str:
-    if not manifest.records:
-        kinds = ", ".join(audio.SUFFIXES)
-        return f"{manifest.root} holds no audio ({kinds}); {manifest.ignored} other files were ignored"
-    listed = "; ".join(f"{record.path}: {record.reason}" for record in manifest.rejected[:5])
-    more = f"; and {len(manifest.rejected) - 5} more" if len(manifest.rejected) > 5 else ""
-    return f"no file of {manifest.root} can be used: {listed}{more}"

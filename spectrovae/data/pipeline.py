@@ -17,10 +17,14 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae import audio
-from spectrovae.data import toy
-from spectrovae.data.manifest import SPLITS, Manifest, Progress, scan
+from spectrovae.data import decode, provenance, toy
+from spectrovae.data.describe import describe
+from spectrovae.data.manifest import Manifest, Progress
+from spectrovae.data.order import gather, numbered_rows, row_batches
+from spectrovae.data.scan import manifest_of
 from spectrovae.data.sources import Example, FileSource, ToySource
-from spectrovae.errors import InputError
+from spectrovae.data.splits import SPLITS
+from spectrovae.errors import InputError, within_graphs
 
 CACHE_BYTES = 2 << 30
 
@@ -37,6 +41,10 @@ class Recordings:
         samples: of each example.
         fingerprint: changes when the recordings, the splits or the way they are cut do.
         manifest: the ``Manifest`` behind the examples; None for a toy set.
+        rule: the split rule that was used; "auto" is resolved.
+        notes: sentences for a person: what was left out, and how splits and labels were chosen.
+        allow_seen: whether a model may be measured on clips that it was trained or validated on, by other settings than
+            those of its fit. It is said either way.
     """
 
     def __init__(
@@ -50,6 +58,9 @@ class Recordings:
         self.samples: int = source.samples
         self.fingerprint: str = source.fingerprint
         self.manifest: Manifest | None = source.manifest
+        self.rule: str = source.rule
+        self.notes: list[str] = source.notes
+        self.allow_seen = False
 
     @classmethod
     def open(
@@ -65,6 +76,8 @@ class Recordings:
         decoder: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         pattern: str | None = None,
+        labels: str | os.PathLike | None = None,
+        label_from: int | None = None,
         progress: Progress | None = None,
     ) -> "Recordings":
         """Open a folder (which is scanned), a manifest or its file, or a toy set by name (``toy:harmonic``).
@@ -76,12 +89,16 @@ class Recordings:
                 the end.
             long: what becomes of longer recordings: "crop" keeps their beginning, "chunk" cuts all of it into
                 overlapping pieces, the last one flush with the end; "auto" crops where 99 % of the
-                recordings are no longer than an example, and chunks otherwise.
+                recordings are no longer than an example and no more than 3 % of the sound is lost, and chunks
+                otherwise.
             overlap: the part that neighbouring chunks share, 0 <= overlap < 1.
-            split: the rule of ``Manifest.splits``: "auto", "hash", "speaker" or "fsdd".
-            decoder: forces one decoder of ``spectrovae.data.decode``.
+            split: the rule, see :func:`spectrovae.data.splits.divide`: "auto", "hash", "speaker", "fsdd", "folder",
+                "time" or "table".
+            decoder: "soundfile" for all files, or "tensorflow-io" for those that it is proved to decode equally;
+                the default is that where many recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
             cache_bytes: memory for decoded waveforms and features.
-            pattern, progress: as for ``spectrovae.data.manifest.scan``.
+            pattern, labels, label_from: see :func:`spectrovae.data.labels.named`; for a manifest too.
+            progress: as for ``spectrovae.data.scan.scan``.
 
         Raises:
             InputError: nothing usable there, or an argument out of range.
@@ -98,7 +115,7 @@ class Recordings:
             made = ToySource(toy.open_toy(source, sample_rate, samples, duration))
             config = {"source": source, "sample_rate": made.sample_rate, "samples": made.samples}
             return cls(made, cache_bytes, config)
-        manifest = _manifest(source, pattern, progress)
+        manifest = manifest_of(source, pattern, labels, label_from, progress)
         rates = Counter(int(record.sample_rate or 0) for record in manifest.accepted)
         rate = sample_rate or max(rates, key=lambda rate: (rates[rate], rate))
         samples = audio.example_length(rate, samples, duration)
@@ -111,7 +128,12 @@ class Recordings:
             "split": split,
             "pattern": manifest.pattern,
         }
-        return cls(FileSource(manifest, rate, samples, long, overlap, split, decoder), cache_bytes, config)
+        config |= {"labels": str(Path(labels).resolve())} if labels is not None else {}
+        config |= {"label_from": label_from} if label_from is not None else {}
+        files = FileSource(manifest, rate, samples, long, overlap, split, decoder)
+        if files.worth_checking(cache_bytes):
+            files = FileSource(decode.checked(manifest), rate, samples, long, overlap, split, decoder)
+        return cls(files, cache_bytes, config)
 
     @classmethod
     def scan(cls, folder: str | os.PathLike, **options: Any) -> "Recordings":
@@ -123,6 +145,34 @@ class Recordings:
     def get_config(self) -> dict[str, Any]:
         """The arguments of ``open`` that give these recordings again, as JSON."""
         return dict(self._config)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a model that is trained on these remembers of them: see :mod:`spectrovae.data.provenance`.
+
+        ``open``, the arguments of :meth:`open`; ``fingerprint``; ``rule``; and ``splits``, the contents of each split,
+        by the first 16 hexadecimal digits of their SHA-256.
+        """
+        return {
+            "open": self.get_config(), "fingerprint": self.fingerprint, "rule": self.rule,
+            "splits": self._source.contents(),
+        }  # fmt: skip
+
+    def measured(self, split: str, codecs: Sequence[Any] = (), judges: Sequence[Any] = ()) -> dict[str, Any]:
+        """What a result says of its data: see :func:`spectrovae.data.provenance.measured`."""
+        return provenance.measured(self, split, codecs, judges)
+
+    def stretches(self, split: str) -> list[Any]:
+        """The content of each example of a split: see :class:`spectrovae.data.sources.Stretch`."""
+        return self._source.stretches(_known(split))
+
+    def describe(self) -> str:
+        """What there is to train on, in a few lines: files, hours, cutting, splits, labels."""
+        return describe(self)
+
+    def require(self, *splits: str) -> None:
+        """Raise InputError where a split is empty, or a file of it vanished or changed since the scan."""
+        for split in splits:
+            self._checked(split)
 
     def examples(self, split: str) -> list[Example]:
         """The examples of a split, in the order of ``waveforms(split)``."""
@@ -164,6 +214,7 @@ class Recordings:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int | None = None,
+        first_step: int = 0,
         numbered: bool = False,
     ) -> tf.data.Dataset:
         """Batches of waveforms, float32 ``(batch, samples)``.
@@ -174,6 +225,7 @@ class Recordings:
             first_epoch: None for a dataset of one pass. A number for an endless one that begins with that
                 epoch: ``steps`` batches each, in an order that depends on ``seed`` and the epoch's number
                 alone, so that an interrupted training continues with the very batches it would have seen.
+            first_step: of an endless dataset, the batches of its first epoch that are left out.
             numbered: batches of (waveforms, places of the examples in ``examples(split)``, epoch) instead; the epoch
                 of a dataset of one pass is -1.
 
@@ -182,23 +234,25 @@ class Recordings:
         """
         count = self._checked(split)
         array = self._waveform_array(split)
-        order = (count, batch_size, shuffle, seed, first_epoch)
-        rows = _rows(*order)
-        batches = self._source.load(split, rows) if array is None else _gather(array, rows)
+        order = (count, batch_size, shuffle, seed, first_epoch, first_step)
+        rows = row_batches(*order)
+        batches = self._source.load(split, rows) if array is None else gather(array, rows)
         if numbered:
-            pairs = tf.data.Dataset.zip((batches, _numbers(*order)))
+            pairs = tf.data.Dataset.zip((batches, numbered_rows(*order)))
             batches = pairs.map(lambda waveforms, number: (waveforms, *number))
         return batches.prefetch(tf.data.AUTOTUNE)
 
-    def labelled(self, split: str, labels: np.ndarray, batch_size: int = 32, *, seed: int = 0) -> tf.data.Dataset:
-        """Endless shuffled batches (waveforms, labels), as ``waveforms(..., shuffle=True, first_epoch=0)``.
+    def labelled(
+        self, split: str, labels: np.ndarray, batch_size: int = 32, *, seed: int = 0, first_epoch: int = 0
+    ) -> tf.data.Dataset:
+        """Endless shuffled batches (waveforms, labels), as ``waveforms(..., shuffle=True, first_epoch=...)``.
 
         Args:
             labels: one for each example, in the order of ``examples(split)``.
         """
-        waveforms = self.waveforms(split, batch_size, shuffle=True, seed=seed, first_epoch=0)
-        rows = _rows(len(self.examples(split)), batch_size, True, seed, 0)
-        return tf.data.Dataset.zip(waveforms, _gather(tf.convert_to_tensor(labels), rows))
+        waveforms = self.waveforms(split, batch_size, shuffle=True, seed=seed, first_epoch=first_epoch)
+        rows = row_batches(len(self.examples(split)), batch_size, True, seed, first_epoch)
+        return tf.data.Dataset.zip(waveforms, gather(tf.convert_to_tensor(labels), rows))
 
     def speakers(self) -> tuple[str, ...]:
         """Names of those who speak in the training split, in alphabetical order.
@@ -216,8 +270,8 @@ class Recordings:
 
     def places(self, split: str, speakers: Sequence[str]) -> np.ndarray:
         """The place of each example's speaker among ``speakers``, their number for anybody else: int32 (examples,)."""
-        place = {name: index for index, name in enumerate(speakers)}
-        return np.array([place.get(str(example.speaker), len(place)) for example in self.examples(split)], np.int32)
+        place: dict[str | None, int] = {name: index for index, name in enumerate(speakers)}
+        return np.array([place.get(example.speaker, len(place)) for example in self.examples(split)], np.int32)
 
     def spoken(
         self,
@@ -229,15 +283,17 @@ class Recordings:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int | None = None,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
         """Batches of features, or of (features, target), with who speaks: ``{"features": ..., "speaker": ...}``.
 
         Args:
-            batches: of this split, made with the same ``batch_size``, ``shuffle``, ``seed`` and ``first_epoch``.
+            batches: of this split, made with the same ``batch_size``, ``shuffle``, ``seed``, ``first_epoch`` and
+                ``first_step``.
             speakers: names; ``"speaker"`` is int32 (batch,) as :meth:`places` has it.
         """
-        rows = _rows(len(self.examples(split)), batch_size, shuffle, seed, first_epoch)
-        chosen = _gather(tf.convert_to_tensor(self.places(split, speakers)), rows)
+        rows = row_batches(len(self.examples(split)), batch_size, shuffle, seed, first_epoch, first_step)
+        chosen = gather(tf.convert_to_tensor(self.places(split, speakers)), rows)
 
         def join(batch, speaker):
             if isinstance(batch, tuple):
@@ -255,6 +311,7 @@ class Recordings:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int | None = None,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
         """Batches of ``representation(waveforms)``, float32 ``(batch, bins, frames, channels)``.
 
@@ -268,16 +325,18 @@ class Recordings:
             )
         count = self._checked(split)
         array = self._feature_array(split, representation)
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "first_epoch": first_epoch, "first_step": first_step}
         if array is not None:
-            return _gather(array, _rows(count, batch_size, shuffle, seed, first_epoch)).prefetch(tf.data.AUTOTUNE)
-        batches = self.waveforms(split, batch_size, shuffle=shuffle, seed=seed, first_epoch=first_epoch)
+            return gather(array, row_batches(count, batch_size, **order)).prefetch(tf.data.AUTOTUNE)
+        batches = self.waveforms(split, batch_size, **order)
         return batches.map(representation, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _checked(self, split: str) -> int:
         count = len(self.examples(split))
         if count == 0:
             raise InputError(
-                f"the {split} split is empty ({self._source.described}); add recordings, or choose another split rule"
+                f"the {split} split is empty ({self._source.described}): add recordings, choose another split rule, or "
+                "shorter examples, so that one long recording can be split in time"
             )
         if ("waveforms", split) not in self._cache:
             self._source.check(split)
@@ -289,7 +348,7 @@ class Recordings:
 
     def _keep(self, key: Any, batches: tf.data.Dataset) -> tf.Tensor:
         # Batches are gathered by tf.data, which works on the host.
-        with tf.device("CPU:0"):
+        with tf.device("CPU:0"), within_graphs():
             self._cache[key] = tf.concat(list(batches), axis=0)
         return self._cache[key]
 
@@ -297,12 +356,7 @@ class Recordings:
         key, shape = ("waveforms", split), (len(self.examples(split)), self.samples)
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
-        try:
-            return self._keep(key, self._source.load_all(split))
-        except tf.errors.OpError as error:
-            raise InputError(
-                f"a recording could not be decoded; scan the folder again: {error.message.splitlines()[0]}"
-            ) from error
+        return self._keep(key, self._source.load_all(split))
 
     def _feature_array(self, split: str, representation: Any) -> tf.Tensor | None:
         key = ("features", split, _identity(representation))
@@ -310,17 +364,6 @@ class Recordings:
         if key in self._cache or not self._room(shape):
             return self._cache.get(key)
         return self._keep(key, self.waveforms(split, 64).map(representation, tf.data.AUTOTUNE))
-
-
-def _manifest(source: str | os.PathLike | Manifest, pattern: str | None, progress: Progress | None) -> Manifest:
-    if isinstance(source, Manifest):
-        return source
-    path = Path(source)
-    if path.is_file():
-        if path.suffix.lower() in audio.SUFFIXES:
-            raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
-        return Manifest.read(path)
-    return scan(path, pattern=pattern, progress=progress)
 
 
 def _known(split: str) -> str:
@@ -336,30 +379,3 @@ def _identity(representation: Any) -> str:
     for weight in representation.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
-
-
-def _numbers(count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None) -> tf.data.Dataset:
-    """Batches of example numbers, with the epoch: the order that every dataset here follows."""
-    if batch_size < 1:
-        raise InputError(f"batch_size must be positive, received {batch_size}")
-    if first_epoch is None:
-        rows = tf.data.Dataset.range(count)
-        rows = rows.shuffle(count, seed=seed) if shuffle else rows
-        return rows.batch(batch_size).map(lambda rows: (rows, tf.constant(-1, tf.int64)))
-
-    def one_epoch(epoch):
-        rows = tf.range(count, dtype=tf.int64)
-        if shuffle:
-            rows = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
-        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size).map(lambda rows: (rows, epoch))
-
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch)
-    return epochs.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-
-
-def _rows(*order: Any) -> tf.data.Dataset:
-    return _numbers(*order).map(lambda rows, epoch: rows)
-
-
-def _gather(array: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
-    return rows.map(lambda chosen: tf.gather(array, chosen), num_parallel_calls=tf.data.AUTOTUNE)

@@ -71,6 +71,10 @@ class Grid(ToySet):
         return (*super().parameters, self.noise_db)
 
     @property
+    def sounding(self) -> tuple:
+        return (self.sample_rate, self.samples, self.seed, self.noise_db)  # a smaller set has the same sounds
+
+    @property
     def identities(self) -> np.ndarray:
         """Places in the whole grid: a sound keeps its split in a smaller set."""
         return self._cells

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from spectrovae.data.manifest import SPLITS, split_by_hash
+from spectrovae.data.splits import SPLITS, split_by_hash
 from spectrovae.errors import InputError
 
 
@@ -68,6 +68,16 @@ class ToySet:
     def parameters(self) -> tuple:
         """What decides the sounds."""
         return (self.sample_rate, self.samples, self.size, self.seed)
+
+    def contents(self, indices: np.ndarray) -> list[str]:
+        """What tells each of these sounds from every other, of this set or another: 16 hexadecimal digits."""
+        keys = (":".join(map(str, (self.name, *self.sounding, self.identities[index]))) for index in indices)
+        return [hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys]
+
+    @property
+    def sounding(self) -> tuple:
+        """The parameters that decide how a sound of a given identity sounds."""
+        return self.parameters
 
     @property
     def fingerprint(self) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from spectrovae import audio, files, plots, representations
 from spectrovae.errors import InputError
-from spectrovae.evaluation.report import new_folder
+from spectrovae.files import new_folder
 from spectrovae.representations import LogSTFT, Representation, blocks
 
 RESULT = "ceiling.json"

@@ -25,13 +25,9 @@ from spectrovae.evaluation.measure import ORIGINAL, absent, figures, measure
 from spectrovae.evaluation.metrics import ACTIVE_MARGIN_DB
 from spectrovae.evaluation.paired import paired_tests
 from spectrovae.evaluation.perturbations import perturb
-from spectrovae.evaluation.report import (
-    check_output,
-    new_folder,
-    wav_bytes,
-)
+from spectrovae.evaluation.report import wav_bytes
 from spectrovae.evaluation.systems import Group, Log, System
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 
 RESULT = "compare.json"
 CEILING = "ceiling"
@@ -72,7 +68,7 @@ def compare(
         samples: number of clips written as sound.
         components: sizes of the PCA baselines; the size of every vector latent is added.
         seed: of the bootstrap, the perturbation and the choice of clips to fit on.
-        batch_size: clips computed at once, also when speed is measured.
+        batch_size: clips computed at once; speed is measured with ``systems.SPEED_CLIPS``.
         resamples: bootstrap resamples.
         judges: classifiers that the sounds are played to.
         force: replace the result of an earlier comparison.
@@ -92,6 +88,7 @@ def compare(
     check_output(out, force=force, mark=RESULT)
     if resamples < 1:
         raise InputError(f"the number of bootstrap resamples must be at least 1; received {resamples}")
+    data = systems.data_of(recordings, split, codecs, judges, log)
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
     judged = _judges(judges, recordings, split, indices)
@@ -107,7 +104,7 @@ def compare(
         values = {name: found for name, found in measured["identity"].values.items() if name not in _OF_FEATURES}
         measured[CEILING] = dataclasses.replace(measured["identity"], spectrogram=None, values=values)
         found = figures(measured, speakers=speakers, **options)
-        first = next(systems.batches(recordings, split, indices[:batch_size], batch_size))[1]
+        first = next(systems.batches(recordings, split, indices, systems.SPEED_CLIPS))[1]
         speed_db = np.asarray(group.representation.decibels(first))
         for system in group.systems:
             speed = system.clips_per_second(speed_db) if system.kind == "model" else None
@@ -119,6 +116,7 @@ def compare(
     result: dict[str, Any] = {
         "kind": "comparison",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "split": split,
             "clips": len(indices),
@@ -131,11 +129,12 @@ def compare(
             "components": list(components),
             "seed": seed,
             "batch_size": batch_size,
+            "speed_clips": systems.SPEED_CLIPS,
             "resamples": resamples,
             "confidence": 0.95,
             "speakers": len(set(speakers)) if speakers else None,
             "judges": [
-                {"name": name, "target": judge.target, "labels": judge.labels, "info": judge.info}
+                {"name": name, "target": judge.target, "labels": judge.labels, "info": _figures(judge)}
                 for name, judge in judged.items()
             ],
         },
@@ -145,6 +144,8 @@ def compare(
         "rows": rows,
         "tests": _tests(tested, speakers, options),
     }
+    result = systems.plain(result)
+    rows = result["rows"]
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         write_text(folder / "compare.csv", systems.csv_text(rows))
@@ -159,7 +160,6 @@ def compare(
 def _judges(judges: Sequence[Judge], recordings: Any, split: str, indices: Sequence[int]) -> dict[str, Judge]:
     """Judges by a name for tables, each of which knows labels of the chosen clips."""
     examples = recordings.examples(split)
-    named: dict[str, Judge] = {}
     for judge in judges:
         if not np.any(judge.truth([examples[index] for index in indices]) >= 0):
             given = sorted({str(getattr(examples[index], judge.target)) for index in indices})
@@ -167,8 +167,12 @@ def _judges(judges: Sequence[Judge], recordings: Any, split: str, indices: Seque
                 f"the judge {judge.name} tells the {judge.target}s {', '.join(judge.labels[:10])}; the {split} split "
                 f"has none of them but {', '.join(given[:10])}: compare without it"
             )
-        named[systems.unique_name(systems.file_stem(judge.name), set(named))] = judge
-    return named
+    return dict(zip(systems.unique_stems([judge.name for judge in judges]), judges))
+
+
+def _figures(judge: Judge) -> dict[str, Any]:
+    """What a judge says of itself, without the list of its training clips."""
+    return {name: value for name, value in judge.info.items() if name != "data"}
 
 
 def _tests(
@@ -210,12 +214,12 @@ def _sounds(group: Group, recordings: Any, split: str, heard: Sequence[int], see
         modified = perturb(original, MODIFIED_LEVEL_DB, [index], seed=seed)
         way = "the inverse" if group.representation.keeps_phase else "Griffin-Lim"
         made = [("generated", "ceiling", f"ceiling: input through {way}", original)]
-        made += [("generated", model.name, model.name, model.reconstruct(original)) for model in models]
+        made += [("generated", model.stem, model.name, model.reconstruct(original)) for model in models]
         made += [("modified", "input", f"input ±{MODIFIED_LEVEL_DB:g} dB", modified)]
         made += [
             (
                 "modified",
-                model.name,
+                model.stem,
                 f"{model.name} of ±{MODIFIED_LEVEL_DB:g} dB",
                 model.reconstruct(modified),
             )
@@ -234,7 +238,7 @@ def _write_sounds(
         suffix = f"-{number}" if len(groups) > 1 else ""
         for index, made in clips.items():
             for sound in made:
-                system = f"-{systems.file_stem(sound.system)}{suffix}" if sound.system else ""
+                system = f"-{sound.system}{suffix}" if sound.system else ""
                 path = folder / sound.folder / f"{names[index]}{system}.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(wav_bytes(sound.waveform, sample_rate))

@@ -11,7 +11,7 @@ import numpy as np
 from spectrovae.evaluation.measure import COVERED, ORIGINAL
 from spectrovae.evaluation.metrics import ACTIVE_MARGIN_DB
 from spectrovae.evaluation.report import Cell, Report, Row, count_text, duration_text, interval_text, number_text
-from spectrovae.evaluation.systems import Group
+from spectrovae.evaluation.systems import SPEED_CLIPS, Group
 
 MODIFIED_LEVEL_DB = 10.0
 
@@ -43,8 +43,8 @@ DEFINITIONS = (
 
 
 class Sound(NamedTuple):
-    """One sound of a clip: the folder it is written to, the system that made it, a title, its dB spectrogram
-    (bins, frames, 1) and its waveform (samples,)."""
+    """One sound of a clip: the folder it is written to, the stem of the system that made it, a title, its dB
+    spectrogram (bins, frames, 1) and its waveform (samples,)."""
 
     folder: str
     system: str
@@ -93,7 +93,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
         f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each. "
         "RMSE and LSD in dB "
         "over all and over active cells;\nconvergence and sound LSD (dB) after Griffin-Lim; KL in nats. "
-        "Lower is better."
+        f"Lower is better. Speed: {settings['speed_clips']} clips at once."
     )
     return "\n".join(lines)
 
@@ -133,6 +133,7 @@ def page(
         f"{' and '.join(models) if len(models) < 3 else f'{len(models)} models'}, compared",
         f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each at "
         f"{sample_rate} Hz, through every model and every baseline. Small figures are 95 % intervals.",
+        result["data"],
     )
     lacking = {found["label"]: found["absent"] for found in result["representations"]}
     report.section("Figures")
@@ -208,7 +209,7 @@ def _sound_cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str, int, 
 _HEADS = (
     "model", "RMSE\ndB", "RMSE active\ndB", "LSD\ndB", "LSD active\ndB", "MSE\n×1000", "cosine", "convergence\ndB",
     "sound LSD\ndB",
-    "parameters", "trained", "clips/s", "KL\nnats",
+    "parameters", "trained", f"clips/s\n{SPEED_CLIPS} at once", "KL\nnats",
 )  # fmt: skip
 
 
@@ -224,4 +225,5 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
     texts.append((duration_text(row["training_seconds"]), "", row["training_seconds"]))
     texts.append((count_text(row["clips_per_second"]), "", row["clips_per_second"]))
     texts.append((number_text(row["kl_nats"], 1), "", row["kl_nats"]))
-    return [Cell(row["name"]), *measured, *(Cell(*text) for text in texts)]
+    note = f"{row['not_finite']} clips not finite" if row["not_finite"] else ""
+    return [Cell(row["name"], note), *measured, *(Cell(*text) for text in texts)]

@@ -15,17 +15,9 @@ from spectrovae.evaluation import systems
 from spectrovae.evaluation.judges import Judge
 from spectrovae.evaluation.leak import speaker_leak
 from spectrovae.evaluation.metrics import Figure, bootstrap
-from spectrovae.evaluation.report import (
-    MISSING,
-    Cell,
-    Report,
-    Row,
-    check_output,
-    new_folder,
-    wav_bytes,
-)
+from spectrovae.evaluation.report import MISSING, Cell, Report, Row, wav_bytes
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 
 RESULT = "conversion.json"
 SYSTEMS = {
@@ -96,6 +88,7 @@ def convert_all(
     if resamples < 1:
         raise InputError(f"the number of bootstrap resamples must be at least 1; received {resamples}")
     named = _named(judges, codec)
+    data = systems.data_of(recordings, split, [codec], judges, log)
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
     examples = recordings.examples(split)
@@ -112,6 +105,7 @@ def convert_all(
     ]
     result = {
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "model": codec.name, "speakers": list(codec.speakers), "split": split, "clips": len(indices),
             "guidance": guidance,
@@ -122,6 +116,8 @@ def convert_all(
         "rows": rows,
         "pairs": pairs,
     }  # fmt: skip
+    result = systems.plain(result)
+    rows, pairs = result["rows"], result["pairs"]
     names = systems.clip_names(recordings, split, heard)
     sounds = _sounds(codec, convert, recordings, split, heard)
     titles = {
@@ -133,8 +129,8 @@ def convert_all(
         write_text(folder / "pairs.csv", systems.csv_text(pairs))
         for index, made in sounds.items():
             (folder / "samples").mkdir(exist_ok=True)
-            for title, waveform in made:
-                file = folder / "samples" / f"{names[index]}-{systems.file_stem(title)}.wav"
+            for (_, waveform), stem in zip(made, systems.unique_stems([title for title, _ in made])):
+                file = folder / "samples" / f"{names[index]}-{stem}.wav"
                 file.write_bytes(wav_bytes(waveform, codec.sample_rate))
         _page(result, {titles[index]: made for index, made in sounds.items()}, codec).save(folder / "report.html")
     return result
@@ -156,15 +152,13 @@ def _named(judges: Sequence[Judge], codec: Any) -> dict[str, Judge]:
         raise InputError(
             "conversions are heard by judges: give one of labels and one of speakers (spectrovae fit-judge)"
         )
-    named: dict[str, Judge] = {}
     for judge in judges:
         if judge.target == "speaker" and not set(judge.labels) & set(codec.speakers):
             raise InputError(
                 f"the judge {judge.name} tells the speakers {', '.join(judge.labels[:10])}, and {codec.name} speaks as "
                 f"{', '.join(codec.speakers[:10])}: give one of the same recordings"
             )
-        named[systems.unique_name(systems.file_stem(judge.name), set(named))] = judge
-    return named
+    return dict(zip(systems.unique_stems([judge.name for judge in judges]), judges))
 
 
 def _measure(
@@ -222,7 +216,8 @@ def _measure(
 
 def _pairs(speakers: Sequence[str], own: np.ndarray, by_target) -> list[dict[str, Any]]:
     rows = []
-    for source, name in enumerate((*speakers, "others")):
+    others = systems.unique_name("others", {name.casefold() for name in speakers})
+    for source, name in enumerate((*speakers, others)):
         for target, wanted in enumerate(speakers):
             clips = own == source
             if source == target or not clips.any():
@@ -253,6 +248,7 @@ def _page(result: Mapping[str, Any], sounds: Mapping[str, list[tuple[str, np.nda
         f"Converted: {settings['model']}",
         f"{settings['clips']} clips of the {settings['split']} split in the voices of {len(settings['speakers'])} "
         f"speakers, at a guidance of {settings['guidance']:g}, played to {len(settings['judges'])} judges.",
+        result["data"],
     )
     report.table("What judges heard", ("sounds", "judge", "asked for", "right"), [
         Row([Cell(row["system"], SYSTEMS[row["system"]]), Cell(row["judge"], row["target"]), Cell(row["asked"]),

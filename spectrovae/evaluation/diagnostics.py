@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from spectrovae.errors import InputError
 from spectrovae.models import conditioning
-from spectrovae.models.base import layers_of, posteriors_of
+from spectrovae.models.base import layers_of, posteriors_of, sigma_of
 from spectrovae.quantisers import Quantiser
 
 ACTIVE_VARIANCE = 0.01
@@ -31,6 +31,7 @@ EFFECT_CLIPS = 256
 """Clips on which parts of the latent are taken away; each part costs the decoder a pass over them."""
 
 Arrays = list[np.ndarray]
+Levels = Callable[[np.ndarray, Any], Any]
 
 
 def diagnose(
@@ -38,9 +39,9 @@ def diagnose(
     decoder: keras.Model,
     features: np.ndarray | Iterable,
     *,
-    db_per_unit: float | list[float] = 1.0,
+    levels: Levels = lambda features, _: features[..., :1],
+    mean: np.ndarray | None = None,
     floor: float | np.ndarray = 0.0,
-    levels: Callable[[np.ndarray], Any] | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -48,17 +49,22 @@ def diagnose(
 
     Args:
         features: an array (clips, bins, frames, channels), or batches of it **in random order**: latents are exchanged
-            between the clips of a batch, and neighbours in a sorted set are too much alike.
-        db_per_unit: dB that a unit of a feature is worth, a number or one per bin.
+            between the clips of a batch, and neighbours in a sorted set are too much alike. A batch may be a pair of
+            features and what ``levels`` needs to know of their clips.
+        levels: (features, the second of the pair or None) -> levels in dB (clips, ...); by default the first channel is
+            the level.
+        mean: mean features of the training clips (bins, frames, channels), for ``mean_rmse_db``.
         floor: the features of silence, a number or anything that broadcasts to (bins, frames, 1).
-        levels: features -> levels in dB, for features that are none, such as samples; errors are those of the levels.
         seed: of noise, draws and, for an array, the order.
 
     Returns:
         plain JSON:
 
-        - ``clips``; where there are two or more ``rmse_db`` of the reconstruction (level channel, all cells, posterior
-          mean), and ``mean_squared_error``, of all channels in squared units of a feature, without ``levels``;
+        - ``clips``, and of all of them ``rmse_db`` of the reconstruction (levels, all cells, posterior mean),
+          ``mean_rmse_db`` of answering every clip with ``mean``, and ``mean_squared_error`` of the reconstruction, of
+          all channels in squared units of a feature;
+        - ``effect_clips``, the first so many, on which the rises below are measured;
+        - ``sigma`` of each channel, of a decoder with a calibrated likelihood;
         - ``latent``: ``dimensions``, and ``shuffle_rise_db`` (of two clips or more), what the RMSE rises by
           when each clip is decoded from another's latent;
         - ``groups``, one for each tensor of the latent: ``name``, and the same for the group alone;
@@ -75,19 +81,21 @@ def diagnose(
     random = np.random.default_rng(seed)
     probe = Probe(encoder)
     names = [tensor.name.split(":")[0] for tensor in decoder.inputs]
-    effects = _Effects(probe, decoder, names, db_per_unit, levels, random)
+    errors = _Errors(decoder, levels, mean)
+    effects = _Effects(probe, errors, names, random)
     codes = CodeCounts.of(encoder, floor) if probe.codes else None
     calibration = Calibration.of(decoder)
     moments: list[tuple[Arrays, Arrays]] = []
     clips = 0
-    for batch in _batches(features, batch_size, random):
+    for batch, known in _batches(features, batch_size, random):
         latents, means, log_variances = probe(batch)
+        whole = errors.add(batch, latents, known)
         if clips < MOMENT_CLIPS and means:
             moments.append((means, log_variances))
         if codes is not None:
             codes.add(latents[0], batch)
         if effects.clips < EFFECT_CLIPS:
-            effects.add(batch, latents)
+            effects.add(batch, latents, known, whole)
             if calibration is not None:
                 drawn = [m + np.exp(0.5 * v) * random.standard_normal(m.shape) for m, v in zip(means, log_variances)]
                 calibration.add(batch, drawn or latents)
@@ -95,7 +103,10 @@ def diagnose(
     if not clips:
         raise InputError("diagnosing needs at least one clip, received none: choose a split that holds some")
 
-    result = {"clips": clips, **effects.result()}
+    result = {"clips": clips, **errors.result(clips), **effects.result()}
+    kept = sigma_of(decoder)
+    if kept is not None:
+        result["sigma"] = kept.tolist()
     result["latent"]["dimensions"] = sum(probe.dimensions)
     if moments:
         for group, stacked in zip(result["groups"], _stacked(moments)):
@@ -267,13 +278,43 @@ class Calibration:
         return {"squared_z": squared, "within_1_sigma": one, "within_2_sigma": two, "sigma_rms": variance**0.5}
 
 
-class _Effects:
-    """Squared errors in dB of the decoder with parts of the latent exchanged, drawn or zeroed."""
+class _Errors:
+    """Squared errors of the reconstruction and of the mean predictor, a clip weighing one."""
 
-    def __init__(self, probe: Probe, decoder, names: list[str], db_per_unit, levels, random: np.random.Generator):
-        self.decoder, self.random, self.names, self.probe, self.levels = decoder, random, names, probe, levels
-        self.scale = np.reshape(np.asarray(db_per_unit, np.float32), (1, -1, 1, 1))
-        self.clips, self.squared_units = 0, 0.0
+    def __init__(self, decoder: keras.Model, levels: Levels, mean: np.ndarray | None):
+        self.decoder, self.levels, self.mean = decoder, levels, mean
+        self.squared = self.squared_units = self.squared_mean = 0.0
+
+    def add(self, features: np.ndarray, latents: Arrays, known: Any) -> float:
+        """The sum over clips of the mean squared error of the levels, which is also added to the others."""
+        decoded = self.decode(latents)
+        error = decoded.astype(np.float64) - features
+        self.squared_units += float(np.mean(error**2)) * len(features)
+        squared = self.of(features, decoded, known)
+        self.squared += squared
+        if self.mean is not None:
+            self.squared_mean += self.of(features, np.broadcast_to(self.mean, features.shape), known)
+        return squared
+
+    def decode(self, latents: Arrays) -> np.ndarray:
+        return _array(self.decoder(_packed(latents), training=False))
+
+    def of(self, features: np.ndarray, decoded: np.ndarray, known: Any) -> float:
+        """The sum over clips of the mean squared difference of the levels in dB."""
+        before, after = (_array(self.levels(x, known)).astype(np.float64) for x in (features, decoded))
+        return float(np.mean((after - before) ** 2)) * len(features)
+
+    def result(self, clips: int) -> dict[str, float]:
+        found = {"rmse_db": (self.squared / clips) ** 0.5, "mean_squared_error": self.squared_units / clips}
+        return found | ({} if self.mean is None else {"mean_rmse_db": (self.squared_mean / clips) ** 0.5})
+
+
+class _Effects:
+    """Rises of the error in dB with parts of the latent exchanged, drawn or zeroed."""
+
+    def __init__(self, probe: Probe, errors: _Errors, names: list[str], random: np.random.Generator):
+        self.errors, self.random, self.names, self.probe = errors, random, names, probe
+        self.clips = 0
         self.squared: dict[tuple[str, int | str], float] = {}
         groups: list[int | str] = list(range(len(names)))
         self.cases: list[tuple[str, int | str]] = [("shuffle", "latent")]
@@ -285,33 +326,22 @@ class _Effects:
         if self.skips:
             self.cases += [("shuffle", "skips"), *(("zero", group) for group in [*groups, "skips"])]
 
-    def add(self, features, latents: Arrays) -> None:
+    def add(self, features: np.ndarray, latents: Arrays, known: Any, whole: float) -> None:
+        """Measure a batch whose error is ``whole`` with the latent as it is."""
         if len(features) < 2:
             return
-        target = np.asarray(features)
-        target_levels = None if self.levels is None else _array(self.levels(target))
         changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "shuffle": lambda z: np.roll(z, 1, axis=0),
             "prior": lambda z: self.random.standard_normal(z.shape).astype(np.float32),
             "zero": np.zeros_like,
         }
         self.clips += len(features)
-        for case in [("whole", "latent"), *self.cases]:
+        self.squared["whole", "latent"] = self.squared.get(("whole", "latent"), 0.0) + whole
+        for case in self.cases:
             kind, part = case
-            changed = [
-                changes[kind](z) if kind != "whole" and self._holds(part, index) else z
-                for index, z in enumerate(latents)
-            ]
-            decoded = _array(self.decoder(_packed(changed), training=False))
-            if target_levels is not None:
-                error = _array(self.levels(decoded)).astype(np.float64) - target_levels
-            else:
-                error = decoded.astype(np.float64) - target
-                if kind == "whole":
-                    self.squared_units += float(np.mean(error**2)) * len(target)
-                error = error[..., :1] * self.scale
-            # the mean over cells, so that a clip weighs one
-            self.squared[case] = self.squared.get(case, 0.0) + float(np.mean(error**2)) * len(target)
+            changed = [changes[kind](z) if self._holds(part, index) else z for index, z in enumerate(latents)]
+            squared = self.errors.of(features, self.errors.decode(changed), known)
+            self.squared[case] = self.squared.get(case, 0.0) + squared
 
     @staticmethod
     def _holds(part: int | str, index: int) -> bool:
@@ -321,16 +351,14 @@ class _Effects:
         groups: list[dict[str, Any]] = [
             {"name": name, "dimensions": size} for name, size in zip(self.names, self.probe.dimensions)
         ]
-        result: dict[str, Any] = {"latent": {}, "groups": groups}
+        result: dict[str, Any] = {"effect_clips": self.clips, "latent": {}, "groups": groups}
         if not self.clips:
             return result
         error = {case: float(np.sqrt(total / self.clips)) for case, total in self.squared.items()}
-        result["rmse_db"] = error.pop(("whole", "latent"))
-        if self.levels is None:
-            result["mean_squared_error"] = self.squared_units / self.clips
+        whole = error.pop(("whole", "latent"))
         for (kind, part), value in error.items():
             place = groups[part] if isinstance(part, int) else result.setdefault(part, {})
-            place[f"{kind}_rise_db"] = value - result["rmse_db"]
+            place[f"{kind}_rise_db"] = value - whole
         return result
 
 
@@ -363,11 +391,15 @@ def live_columns(probe: Probe, batches: Iterable[np.ndarray], floor: Any = 0.0) 
     return {name: float(value) for name, value in columns.items()}
 
 
-def _batches(features: np.ndarray | Iterable, batch_size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+def _batches(
+    features: np.ndarray | Iterable, batch_size: int, random: np.random.Generator
+) -> Iterator[tuple[np.ndarray, Any]]:
+    batches: Iterable = features
     if isinstance(features, np.ndarray):
         order = random.permutation(len(features))
-        return (features[order[start : start + batch_size]] for start in range(0, len(order), batch_size))
-    return (np.asarray(batch) for batch in features)
+        batches = [features[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    for batch in batches:
+        yield (np.asarray(batch[0]), batch[1]) if isinstance(batch, tuple) else (np.asarray(batch), None)
 
 
 def _stacked(moments: list[tuple[Arrays, Arrays]]) -> list[tuple[np.ndarray, np.ndarray]]:

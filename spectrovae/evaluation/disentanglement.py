@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from spectrovae.errors import InputError
+from spectrovae.evaluation.metrics import deviation
 
 BINS = 20
 CONSTANT = 1e-7
@@ -300,9 +301,9 @@ def _checked(codes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation of each metric over runs with different seeds."""
+    """Mean and standard deviation of each metric over runs with different seeds; the deviation of one run is None."""
     return {
-        name: {"mean": float(np.mean(values)), "deviation": float(np.std(values)), "runs": values}
+        name: {"mean": float(np.mean(values)), "deviation": deviation(values), "runs": values}
         for name in METRICS
         for values in [[run[name] for run in runs]]
     }

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from spectrovae.errors import InputError
+from spectrovae.evaluation import systems
 from spectrovae.evaluation.judges import Judge
 from spectrovae.evaluation.memorisation import memorisation, nearest
 from spectrovae.evaluation.mmd import squared_mmd
@@ -45,23 +47,26 @@ def examine_draws(
     asked = dict(asked or {})
     samples: list[dict[str, Any]] = [{"asked": asked, "judges": {}, "nearest": {}} for _ in sounds]
     rows = []
-    for judge in judges:
+    named = dict(zip(systems.unique_stems([judge.name for judge in judges]), judges))
+    for name, judge in named.items():
         answers, _ = judge.hear(sounds, codec.sample_rate)
         wanted = asked.get(judge.target)
         right = [judge.labels[place] == wanted for place in answers] if wanted is not None else None
         for index, (sample, place) in enumerate(zip(samples, answers)):
             answer = {"target": judge.target, "answer": judge.labels[place]}
-            sample["judges"][judge.name] = answer | ({"right": bool(right[index])} if right else {})
+            sample["judges"][name] = answer | ({"right": bool(right[index])} if right else {})
         accuracy = judge.info.get("accuracy", {}).get("test")
-        own = {"judge": judge.name, "target": judge.target, "asked": wanted, "real_accuracy": accuracy}
+        own = {"judge": name, "target": judge.target, "asked": wanted, "real_accuracy": accuracy}
         rows.append(own | {"right": float(np.mean(right)) if right else None, "answers": _counts(judge, answers)})
     spaces: list[dict[str, Any]] = []
+    data = None
     if recordings is not None:
-        for judge in judges:
-            spaces.append(_space(judge.name, _hidden(judge, codec), sounds, recordings, samples, unit="", mmd=True))
+        data = recordings.measured("test", [codec], judges)
+        for name, judge in named.items():
+            spaces.append(_space(name, _hidden(judge, codec), sounds, recordings, samples, unit="", mmd=True))
         if not judges:
             spaces.append(_space("spectrogram", _levels(codec), sounds, recordings, samples, unit="dB", mmd=False))
-    return {"samples": samples, "judges": rows, "spaces": spaces}
+    return {"samples": samples, "judges": rows, "spaces": spaces, "data": data}
 
 
 def _counts(judge: Judge, answers: np.ndarray) -> dict[str, int]:
@@ -86,6 +91,8 @@ def _space(name, features, sounds, recordings, samples, *, unit: str, mmd: bool)
     def batches(split):
         return (features(np.asarray(batch)) for batch in recordings.waveforms(split, 64))
 
+    if not recordings.examples("test"):
+        raise InputError("the test split has no clip to compare with: give more recordings, or leave out --data")
     drawn = features(sounds[:, : recordings.samples])
     test = np.concatenate(list(batches("test")))
     distances, places = nearest(np.concatenate([drawn, test]), batches("train"))
@@ -127,7 +134,7 @@ def draws_page(title: str, summary: str, result: Mapping[str, Any], sounds: Sequ
         result: of :func:`examine_draws`.
         sounds: waveforms (samples,), in the order of ``result["samples"]``.
     """
-    report = Report(title, summary)
+    report = Report(title, summary, result["data"])
     if result["judges"]:
         report.table("What judges heard", ("judge", "asked", "right", "on real test clips"), [
             Row([Cell(row["judge"], row["target"]), Cell(row["asked"] or MISSING), _share(row["right"]),

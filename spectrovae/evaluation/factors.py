@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from spectrovae.errors import InputError
-from spectrovae.evaluation import disentanglement
+from spectrovae.evaluation import disentanglement, systems
 
 MAX_DIMENSIONS = 1024
 """A latent of more is a map, whose cells nobody expects to be factors."""
@@ -33,12 +33,13 @@ def disentangle(
     Returns:
         plain JSON: ``model``, ``untrained`` (the same encoder with random weights) and ``chance`` (the model's codes,
         given to the wrong sounds), each as :func:`spectrovae.evaluation.disentanglement.summary` gives them;
-        ``sounds``, ``dimensions``, ``factors``, ``split``, ``seeds``, ``data`` (fingerprint).
+        ``sounds``, ``dimensions``, ``factors``, ``split``, ``seeds``, ``data`` (see ``Recordings.measured``).
 
     Raises:
         InputError: recordings without known factors, a latent of codes or of too many dimensions, no seed.
     """
     factors = recordings.factors(split)
+    data = systems.data_of(recordings, split, [codec], log=log)
     dimensions = sum(int(np.prod(tensor.shape[1:])) for tensor in codec.encoder.outputs)
     if any("int" in str(tensor.dtype) for tensor in codec.encoder.outputs):
         raise InputError(f"{codec.name} encodes to codes; disentanglement is measured on latents of numbers")
@@ -64,7 +65,7 @@ def disentangle(
         "factors": list(recordings.factor_names),
         "split": split,
         "seeds": list(seeds),
-        "data": recordings.fingerprint,
+        "data": data,
     }
 
 
@@ -95,5 +96,9 @@ def format_disentanglement(result: dict[str, Any]) -> str:
     ]
     for metric in disentanglement.METRICS:
         cells = (result[row][metric] for row in rows)
-        lines.append(f"{metric:18}" + "".join(f"{cell['mean']:8.3f} ± {cell['deviation']:.3f}" for cell in cells))
+        lines.append(f"{metric:18}" + "".join(f"{_text(cell):>16}" for cell in cells))
     return "\n".join(lines)
+
+
+def _text(cell: dict[str, Any]) -> str:
+    return f"{cell['mean']:.3f}" + ("" if cell["deviation"] is None else f" ± {cell['deviation']:.3f}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ from spectrovae import __version__, losses, plots
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.players import wav_bytes
-from spectrovae.evaluation.report import Card, Cell, Report, Row, check_output, new_folder, sound_cards
+from spectrovae.evaluation.report import Card, Cell, Report, Row, number_text, sound_cards
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 from spectrovae.plots import DARK_INK, LIGHT_INK
 
 RESULT = "fidelity.json"
@@ -54,15 +54,19 @@ class Directions:
     variances: np.ndarray
 
     @classmethod
-    def fit(cls, vectors: np.ndarray) -> Directions:
-        """By SVD of vectors (count, dimensions)."""
-        vectors = np.asarray(vectors, np.float64)
-        mean = vectors.mean(axis=0)
-        # All axes, also of fewer vectors than dimensions; of many vectors never a matrix of each with each.
-        _, singular, axes = np.linalg.svd(vectors - mean, full_matrices=len(vectors) < vectors.shape[1])
-        variances = np.zeros(len(axes))
-        variances[: len(singular)] = np.square(singular) / len(vectors)
-        return cls(mean, axes, variances)
+    def fit(cls, batches: np.ndarray | Iterable[np.ndarray]) -> Directions:
+        """Of vectors (count, dimensions), all at once or in batches of which only the covariance is held."""
+        count, total, products, origin = 0, np.zeros(()), np.zeros(()), None
+        for batch in [batches] if isinstance(batches, np.ndarray) else batches:
+            batch = np.asarray(batch, np.float64)
+            origin = batch.mean(axis=0) if origin is None else origin  # products of small numbers lose no digits
+            batch = batch - origin
+            count, total, products = count + len(batch), total + batch.sum(axis=0), products + batch.T @ batch
+        if origin is None:
+            raise InputError("directions need at least one vector, received none: look at the train split")
+        mean = total / count
+        variances, axes = np.linalg.eigh(products / count - np.outer(mean, mean))
+        return cls(mean + origin, axes.T[::-1], np.maximum(variances[::-1], 0.0))
 
     @property
     def fidelity(self) -> np.ndarray:
@@ -74,14 +78,14 @@ class Directions:
         """The fewest directions that reach a fidelity."""
         return int(np.searchsorted(self.fidelity, fidelity - 1e-12) + 1)
 
-    def kept(self, vectors: np.ndarray, count: int, random: np.random.Generator | None = None) -> np.ndarray:
+    def kept(self, vectors: np.ndarray, count: int, drawn: np.ndarray | None = None) -> np.ndarray:
         """Vectors (..., dimensions) of whose coordinates the first ``count`` are kept.
 
         Args:
-            random: draws the others from N(0, 1); None leaves them at 0, the mean.
+            drawn: what the others are, draws from N(0, 1) of the vectors' shape; None leaves them at 0, the mean.
         """
         coordinates = (vectors - self.mean) @ self.axes.T
-        coordinates[..., count:] = 0.0 if random is None else random.standard_normal(coordinates[..., count:].shape)
+        coordinates[..., count:] = 0.0 if drawn is None else drawn[..., count:]
         return (coordinates @ self.axes + self.mean).astype(np.float32)
 
 
@@ -97,13 +101,13 @@ def fidelity(
     batch_size: int = 16,
     seed: int = 0,
     force: bool = False,
-    log: Log = print,
+    log: Log = systems.to_stderr,
 ) -> dict[str, Any]:
     """Write the study of a codec whose latent is one tensor of numbers, its last axis the dimensions.
 
     Args:
         recordings: at the codec's rate, a segment each; directions are of the split ``train``.
-        split: whose clips are decoded, at most ``limit`` of them.
+        split: whose clips are decoded, at most ``limit`` of them, evenly spaced.
         fidelities: each from 0 to 1.
         samples: clips that the page plays.
         seed: of the draws.
@@ -119,32 +123,32 @@ def fidelity(
     if not fidelities or not all(0.0 < value <= 1.0 for value in fidelities):
         raise InputError(f"fidelities must be above 0 and at most 1, received {list(fidelities)}")
     check_output(out, force=force, mark=RESULT)
+    data = systems.data_of(recordings, split, [codec], log=log)
     dimensions = codec.latent_shapes[0][-1]
-    encoded = [codec.encode(np.asarray(batch)) for batch in recordings.waveforms("train", batch_size)]
-    directions = Directions.fit(np.concatenate([z.reshape(-1, dimensions) for z in encoded]))
-    log(f"directions of {sum(z.size for z in encoded) // dimensions} latent vectors from the training split")
-    del encoded
+    indices = systems.chosen_clips(recordings, split, limit)
+    vectors = (codec.encode(np.asarray(batch)).reshape(-1, dimensions) for batch in recordings.waveforms("train"))
+    directions = Directions.fit(vectors)
+    log(f"directions from the training split; decoding {len(indices)} clips of the {split} split")
     needed = {f"{value:g}": directions.needed(value) for value in fidelities}
     counts = sorted({1, *needed.values(), dimensions})
-    random = np.random.default_rng(seed)
     distances: dict[tuple[int, str], list[np.ndarray]] = {(n, how): [] for n in counts for how in ("cut", "drawn")}
-    heard: dict[int, list[tuple[str, np.ndarray]]] = {}
-    done = 0
-    for batch in recordings.waveforms(split, batch_size):
-        waveforms = np.asarray(batch)[: None if limit is None else limit - done]
-        if not len(waveforms):
-            break
+    heard: dict[int, list[tuple[str, np.ndarray]]] = {
+        index: [] for index in (systems.spread(indices, samples) if samples > 0 else [])
+    }
+    for found, waveforms in systems.batches(recordings, split, indices, batch_size):
         latent = codec.encode(waveforms)
-        for index in range(min(samples - done, len(waveforms))):
-            heard[done + index] = [("recording", waveforms[index])]
+        # of each clip the same, whatever else is in its batch and however many directions are drawn
+        noise = np.stack([np.random.default_rng([seed, index]).standard_normal(latent.shape[1:]) for index in found])
+        played = [(row, index) for row, index in enumerate(found) if index in heard]
+        for row, index in played:
+            heard[index].append(("recording", waveforms[row]))
         for count, how in distances:
-            kept = directions.kept(latent, count, random if how == "drawn" else None)
+            kept = directions.kept(latent, count, noise if how == "drawn" else None)
             decoded = codec.decode(kept, waveforms.shape[1])
             distances[count, how].append(np.asarray(losses.spectral_distance(waveforms, decoded)))
-            for index in range(min(samples - done, len(waveforms))):
+            for row, index in played:
                 if how == "cut" or count < dimensions:
-                    heard[done + index].append((f"{count} of {dimensions}, the rest {how}", decoded[index]))
-        done += len(waveforms)
+                    heard[index].append((f"{count} of {dimensions}, the rest {how}", decoded[row]))
     rows = []
     for count in counts:
         cut, drawn = (float(np.median(np.concatenate(distances[count, how]))) for how in ("cut", "drawn"))
@@ -152,13 +156,14 @@ def fidelity(
             {"directions": count, "fidelity": float(directions.fidelity[count - 1]), "cut": cut, "drawn": drawn}
         )
     result = {
-        "spectrovae": __version__, "name": codec.name, "family": codec.family, "split": split, "clips": done,
-        "seed": seed, "dimensions": dimensions, "needed": needed, "rows": rows,
+        "spectrovae": __version__, "data": data, "name": codec.name, "family": codec.family, "split": split,
+        "clips": len(indices), "seed": seed, "dimensions": dimensions, "needed": needed, "rows": rows,
         "curve": [float(value) for value in directions.fidelity],
     }  # fmt: skip
+    result = systems.plain(result)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
-        write_text(folder / "fidelity.csv", systems.csv_text(rows))
+        write_text(folder / "fidelity.csv", systems.csv_text(result["rows"]))
         plots.fidelity_figure(result["curve"], rows).savefig(folder / "fidelity.png", dpi=130)
         (folder / "samples").mkdir()
         for index, made in heard.items():
@@ -175,7 +180,7 @@ def format_fidelity(result: Mapping[str, Any]) -> str:
     lines += [f"fidelity {value}: {count} directions" for value, count in result["needed"].items()]
     lines.append(f"{'directions':>10}  {'fidelity':>8}  {'cut':>8}  {'drawn':>8}")
     lines += [
-        f"{row['directions']:>10}  {row['fidelity']:>8.3f}  {row['cut']:>8.3f}  {row['drawn']:>8.3f}"
+        f"{row['directions']:>10}" + "".join(f"  {number_text(row[x], 3):>8}" for x in ("fidelity", "cut", "drawn"))
         for row in result["rows"]
     ]
     return "\n".join(lines)
@@ -185,13 +190,14 @@ def _page(result: Mapping[str, Any], heard: Mapping[int, list], codec: Any) -> R
     report = Report(
         f"Fidelity of {result['name']}",
         f"{result['dimensions']} dimensions; {result['clips']} clips of the {result['split']} split.",
+        result["data"],
     )
     report.table("Directions needed", ("fidelity", "directions"), [
         Row([Cell(value), Cell(str(count), order=count)]) for value, count in result["needed"].items()
     ])  # fmt: skip
     report.table("Decoded with the first directions alone", ("directions", "fidelity", "cut", "drawn"), [
         Row([Cell(str(row["directions"]), order=row["directions"]),
-             *(Cell(f"{row[name]:.3f}", order=row[name]) for name in ("fidelity", "cut", "drawn"))])
+             *(Cell(number_text(row[name], 3), order=row[name]) for name in ("fidelity", "cut", "drawn"))])
         for row in result["rows"]
     ])  # fmt: skip
     report.notes(DEFINITIONS)

@@ -7,7 +7,6 @@ judges/digits/
   representation.keras  network.keras
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import tensorflow as tf
 from keras import layers
 
 import spectrovae
-from spectrovae import audio, files, representations
+from spectrovae import archives, audio, files, representations
 from spectrovae.errors import InputError
-from spectrovae.evaluation.report import new_folder
+from spectrovae.files import new_folder
 
 FORMAT_VERSION = 1
 RESULT = "judge.json"
@@ -111,8 +110,12 @@ class Judge:
 
         Returns:
             The places of the answers in ``labels`` (clips,), and the hidden features (clips, 64).
+
+        Raises:
+            InputError: samples that are no floating-point numbers.
         """
-        own = audio.resample(np.asarray(waveforms, np.float32), sample_rate, self.sample_rate)
+        waveforms = representations.base.check_waveform(waveforms).numpy()
+        own = audio.resample(waveforms, sample_rate, self.sample_rate)
         answers, hidden = self._call(audio.fit_length(own, self.samples))
         return answers.numpy(), hidden.numpy()
 
@@ -127,7 +130,7 @@ class Judge:
         Raises:
             InputError: it exists already (``force`` replaces a judge, nothing else), or cannot be written.
         """
-        with new_folder(path, force=force, mark=RESULT) as folder, files.writing(path):
+        with new_folder(path, force=force, mark=RESULT) as folder:
             self.representation.save(folder / "representation.keras")
             self.network.save(folder / "network.keras")
             description = {
@@ -151,32 +154,52 @@ class Judge:
             InputError: no judge there, a damaged one, or one of a newer version.
         """
         path = Path(path)
-        if not (path / RESULT).is_file():
-            raise InputError(f"no judge at {path}: expected a folder with {RESULT}, as spectrovae fit-judge writes it")
-        try:
-            kept = json.loads((path / RESULT).read_text(encoding="utf-8"))
-            version = int(kept["format_version"])
-            if version > FORMAT_VERSION:
+
+        def describe() -> bytes:
+            if not os.path.isfile(path / RESULT):
                 raise InputError(
-                    f"{path} has format version {version}, this spectrovae {spectrovae.__version__} reads up to "
-                    f"{FORMAT_VERSION}; upgrade spectrovae"
+                    f"no judge at {path}: expected a folder with {RESULT}, as spectrovae fit-judge writes it"
                 )
-            target, labels, samples, info = (
-                str(kept["target"]),
-                list(kept["labels"]),
-                int(kept["samples"]),
-                kept["info"],
-            )
-            hashes = {name: kept["files"][name] for name in _FILES}
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path / RESULT} is damaged ({error!r}); fit the judge again") from error
-        for name, expected in hashes.items():
-            if not (path / name).is_file() or files.sha256(path / name) != expected:
-                raise InputError(f"{path / name} is missing, or not what {RESULT} has the hash of; fit the judge again")
-        return cls(
-            representations.load(path / "representation.keras"),
-            keras.saving.load_model(path / "network.keras", compile=False),
-            target=target, labels=labels, samples=samples, name=path.resolve().name, info=info,
-        )  # fmt: skip
+            return archives.read_bytes(path / RESULT)
+
+        return archives.read_unchanged(describe, lambda text: cls._of(path, text))
+
+    @classmethod
+    def _of(cls, path: Path, text: bytes) -> "Judge":
+        fields = _checked(text, path)
+        for name in _FILES:
+            archives.check_file(path / name)
+            if files.sha256(path / name) != fields["files"].get(name):
+                raise InputError(f"{path / name} is not what {RESULT} has the hash of; fit the judge again")
+        representation = representations.load(path / _FILES[0])
+        network = archives.load_model(path / _FILES[1])
+        options = {name: fields[name] for name in ("target", "labels", "samples", "info")}
+        try:
+            return cls(representation, network, name=path.resolve().name, **options)
+        except Exception as error:  # Keras raises any where layers do not fit
+            reason = archives.first_line(error)
+            raise InputError(f"the parts of the judge {path} do not fit together: {reason}") from error
+
+
+def _checked(text: bytes, path: Path) -> dict:
+    """The content of ``judge.json``; InputError where a field is missing or of another type."""
+    fields = archives.parse_json(text, path / RESULT)
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if type(version) is int and version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this spectrovae {spectrovae.__version__} reads up to "
+            f"{FORMAT_VERSION}; upgrade spectrovae"
+        )
+    sound = type(version) is int and (
+        version > 0
+        and fields.get("target") in TARGETS
+        and isinstance(fields.get("labels"), list)
+        and all(isinstance(label, str) for label in fields["labels"])
+        and type(fields.get("samples")) is int
+        and fields["samples"] > 0
+        and isinstance(fields.get("info"), dict)
+        and isinstance(fields.get("files"), dict)
+    )
+    if not sound:
+        raise InputError(f"{path / RESULT} is damaged: a field is missing or of another type; fit the judge again")
+    return fields

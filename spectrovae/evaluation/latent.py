@@ -28,8 +28,7 @@ from spectrovae.evaluation.latent_space import (
     neighbour_accuracy,
     neighbour_r2,
 )
-from spectrovae.evaluation.report import check_output, new_folder
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 from spectrovae.pca import PrincipalComponents, principal_components
 
 RESULT = "latent.json"
@@ -83,6 +82,7 @@ def latent(
             f"{dimensions}, {points}, {pairs} and {span:g}"
         )
     systems.check_fit(codec, recordings)
+    data = systems.data_of(recordings, split, [codec], log=log)
     indices = systems.chosen_clips(recordings, split, limit)
     if len(indices) < 3:
         raise InputError(f"a study of a latent needs three clips or more, received {len(indices)} of the {split} split")
@@ -122,6 +122,7 @@ def latent(
     result = {
         "kind": "latent",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "model": codec.name, "family": codec.family, "latent": space.kind, "held": space.held, "split": split,
             "clips": len(indices), "dimensions": dimensions, "span": span, "points": points, "pairs": pairs,
@@ -134,6 +135,7 @@ def latent(
         "disentanglement": _disentanglement(codec, recordings, split, seed, log),
         "notes": _notes(space, labels, codec),
     }  # fmt: skip
+    result = systems.plain(result)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         rows = _coordinates(space, clips, labels, errors, places)

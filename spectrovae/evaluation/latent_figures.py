@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from spectrovae.plots import COLOURS, INK, quiet
+from spectrovae.plots import COLOURS, INK, quiet, text
 
 MAX_CLASSES = 24
 """A label of more values is not drawn by colour, nor by boxes."""
@@ -58,7 +58,7 @@ def spectrum_figure(explained: Mapping[str, Sequence[float]], *, ink: str = INK)
     axes = figure.add_subplot()
     for index, (name, shares) in enumerate(explained.items()):
         count = np.arange(len(shares) + 1)
-        axes.plot(count, [0, *np.cumsum(shares)], color=COLOURS[index % len(COLOURS)], linewidth=2, label=name)
+        axes.plot(count, [0, *np.cumsum(shares)], color=COLOURS[index % len(COLOURS)], linewidth=2, label=text(name))
     axes.set_xlabel("principal components")
     axes.set_ylabel("share of the variance")
     axes.set_ylim(0, 1.02)
@@ -88,7 +88,7 @@ def map_figure(points: np.ndarray, shares: Sequence[float], label: Label, *, ink
         for index, name in enumerate(label.classes):
             own = points[label.values == name].T
             marker = "os^D"[index // palette.N % 4]
-            axes.scatter(*own, color=palette(index % palette.N), s=9, linewidths=0, label=name, marker=marker)
+            axes.scatter(*own, color=palette(index % palette.N), s=9, linewidths=0, label=text(name), marker=marker)
     names = [f"axis {number} ({share:.0%})" for number, share in enumerate(shares, start=1)]
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
@@ -99,7 +99,7 @@ def map_figure(points: np.ndarray, shares: Sequence[float], label: Label, *, ink
         quiet(axes, ink)
     if label.numeric:
         bar = figure.colorbar(drawn, ax=axes, location="bottom", pad=0.02, aspect=30, shrink=0.8)
-        bar.set_label(label.name)
+        bar.set_label(text(label.name))
         bar.outline.set_visible(False)  # type: ignore[operator]
         quiet(bar.ax, ink)
     else:
@@ -152,10 +152,10 @@ def mosaic_figure(
     )
     middle_x = [column * (frames + gap_x) + frames / 2 - 0.5 for column in range(width)]
     middle_y = [(height - 1 - row) * (bins + gap_y) + bins / 2 - 0.5 for row in range(height)]
-    axes.set_xticks(middle_x[: len(columns)], columns)
-    axes.set_yticks(middle_y[: len(rows)], rows)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_xticks(middle_x[: len(columns)], list(map(text, columns)))
+    axes.set_yticks(middle_y[: len(rows)], list(map(text, rows)))
+    axes.set_xlabel(text(xlabel))
+    axes.set_ylabel(text(ylabel))
     quiet(axes, ink)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -179,10 +179,10 @@ def boxes_figure(groups: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, 
     )  # fmt: skip
     long = len(groups) * max(map(len, groups)) > 40
     axes.set_xticks(
-        range(1, len(groups) + 1), list(groups), rotation=40 if long else 0, ha="right" if long else "center"
+        range(1, len(groups) + 1), list(map(text, groups)), rotation=40 if long else 0, ha="right" if long else "center"
     )
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_xlabel(text(xlabel))
+    axes.set_ylabel(text(ylabel))
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color=ink, alpha=0.15, linewidth=0.6)
     quiet(axes, ink)

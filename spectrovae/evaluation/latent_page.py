@@ -44,6 +44,7 @@ def write(
         f"The latent of {settings['model']}",
         f"{settings['clips']} clips of the {settings['split']} split through a {settings['family']}; "
         f"{sum(group['dimensions'] for group in result['groups'])} numbers a clip.",
+        result["data"],
     )
     report.notes(result["notes"])
     sounds = _Sounds(folder / "sounds", codec)
@@ -61,6 +62,7 @@ class _Sounds:
 
     def __init__(self, folder: Path, codec: Any):
         self.folder, self.codec, self.bytes = folder, codec, 0
+        self.stems: set[str] = set()
         self.synthesise = systems.synthesiser(codec.representation)
 
     def row(self, decoded: np.ndarray) -> np.ndarray:
@@ -76,7 +78,7 @@ class _Sounds:
         for title, waveform in rows.items():
             player = match_levels([waveform], self.codec.sample_rate)[0]
             wav = wav_bytes(player.waveform, self.codec.sample_rate)
-            (self.folder / f"{systems.file_stem(title)}.wav").write_bytes(wav)
+            (self.folder / f"{systems.unique_stem(title, self.stems)}.wav").write_bytes(wav)
             self.bytes += len(wav) * 4 // 3
             if len(cards) < shown and self.bytes < PAGE_BYTES:
                 cards.append(Card(title, sound=wav, caption=f"gain {signed_text(player.gain_db)} dB"))
@@ -290,9 +292,8 @@ def _disentanglement(report: Report, result: Mapping[str, Any]) -> None:
         Row([
             Cell(metric.replace("_", " ")),
             *(
-                Cell(number_text(found[name][metric]["mean"], 3), f"± {found[name][metric]['deviation']:.3f}",
-                     found[name][metric]["mean"])
-                for name in names
+                Cell(number_text(cell["mean"], 3), f"± {number_text(cell['deviation'], 3)}", cell["mean"])
+                for cell in (found[name][metric] for name in names)
             ),
         ], "plain")
         for metric in disentanglement.METRICS

@@ -185,7 +185,10 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
-  const quoted = (value) => (/[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const quoted = (value) => {
+    const text = String(value).replace(/^[=+\-@\t\r]/, "'$&"); // no formula for a spreadsheet
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
   element("csv").addEventListener("click", () => {
     const rows = answers();
     const lines = [Object.keys(rows[0]), ...rows.map(Object.values)].map((row) => row.map(quoted).join(","));
@@ -210,7 +213,7 @@
   element("setup").addEventListener("submit", (event) => {
     event.preventDefault();
     const value = element("pair").value;
-    const trials = series(value === "all" ? pairs : [pairs[Number(value)]], Number(element("count").value));
+    const trials = series(value === "all" ? pairs : [pairs[Number(value)]], Math.max(1, Math.floor(Number(element("count").value)) || key.trials));
     keep({ trials, answers: [], finished: false, started: new Date().toISOString() });
     next();
     document.querySelector('[data-play="a"]').focus();

@@ -19,8 +19,8 @@ from spectrovae import __version__
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.players import loudness, match_levels, wav_bytes
-from spectrovae.evaluation.report import Cell, Report, Row, asset, check_output, new_folder, signed_text
-from spectrovae.files import write_json
+from spectrovae.evaluation.report import Cell, Report, Row, asset, signed_text
+from spectrovae.files import check_output, new_folder, write_json
 
 RESULT = "listen.json"
 PAGE_BYTES = 50_000_000
@@ -67,6 +67,7 @@ def listen(
         raise InputError(f"a test needs at least one clip and one trial, received {clips} and {trials}")
     for codec in codecs:
         systems.check_fit(codec, recordings)
+    data = systems.data_of(recordings, split, codecs, log=log)
     indices = systems.chosen_clips(recordings, split, clips)
     names, sounds = _sounds(codecs, recordings, split, indices, ceiling, log)
     clip_names = systems.clip_names(recordings, split, list(sounds))
@@ -77,6 +78,7 @@ def listen(
     result = {
         "kind": "listening",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "split": split,
             "sample_rate": recordings.sample_rate,
@@ -91,6 +93,7 @@ def listen(
             for clip, players in matched.items()
         ],
     }
+    result = systems.plain(result)
     wavs = [[wav_bytes(player.waveform, recordings.sample_rate) for player in players] for players in matched.values()]
     size = sum(len(wav) for row in wavs for wav in row) * 4 // 3
     if size > PAGE_BYTES:
@@ -108,7 +111,7 @@ def _sounds(
     codecs: Sequence[Any], recordings: Any, split: str, indices: Sequence[int], ceiling: bool, log: systems.Log
 ) -> tuple[list[str], dict[int, dict[str, np.ndarray]]]:
     """Names of the systems, the original first, and by clip the waveform (samples,) of each."""
-    taken: set[str] = {"original"}
+    taken: set[str] = set(systems.RESERVED)
     makers = {systems.unique_name(codec.name, taken): codec.reconstruct for codec in codecs}
     if ceiling:
         for codec in {systems.label(codec.representation): codec for codec in codecs}.values():
@@ -154,6 +157,7 @@ def _page(result: Mapping[str, Any], wavs: Sequence[Sequence[bytes]]) -> Report:
         f"X is A, or X is B: which? {len(wavs)} clips of {settings['clip_seconds']:g} s, the original and what "
         f"{len(names) - 1} {'system makes' if len(names) == 2 else 'systems make'} of it, all equally loud. Wear "
         "headphones.",
+        result["data"],
     )
     held = json.dumps([base64.b64encode(flat[place]).decode("ascii") for place in order])
     secret = base64.b64encode(scramble(json.dumps(key).encode())).decode("ascii")

@@ -39,16 +39,23 @@ class Measured:
         values: by name, a value a clip (clips,), NaN where undefined: ``PER_CLIP`` as far as they apply, ``kl_nats``,
             and ``NAME_accuracy`` of each judge, 1 or 0.
         hidden: by judge, hidden features of the sounds (clips, 64).
+        not_finite: clips that came out with numbers that are not finite. Figures without them would flatter the system,
+            so it has none.
     """
 
     spectrogram: Errors | None
     sound: Errors | None
     values: dict[str, np.ndarray]
     hidden: dict[str, np.ndarray]
+    not_finite: int = 0
 
     @classmethod
     def joined(cls, parts: Sequence[Measured]) -> Measured:
         """Several batches, in order."""
+
+        not_finite = sum(part.not_finite for part in parts)
+        if not_finite:
+            return cls(None, None, {}, {}, not_finite)
 
         def errors(found: list[Errors | None]) -> Errors | None:
             present = [part for part in found if part is not None]
@@ -105,6 +112,8 @@ def measure(
             listening = []
             for system in group.systems:
                 features, output = system.reconstruct_features(reference)
+                broken = ~np.isfinite(output).all(axis=(1, 2, 3))
+                output = np.where(broken[:, None, None, None], features, output)
                 decibels = system.decibels(output, reference)
                 sound = group.synthesise(decibels, waveforms.shape[1])
                 listening.append(listener.submit(originals.figures, sound, phase=representation.keeps_phase))
@@ -123,12 +132,16 @@ def measure(
                 if kl is not None:
                     values["kl_nats"] = kl
                 spectrogram = Errors.measure(reference, decibels, representation.min_db)
-                parts[system.name].append(Measured(spectrogram, sound_errors, values, hidden))
+                parts[system.name].append(Measured(spectrogram, sound_errors, values, hidden, int(broken.sum())))
             for system, future in zip(group.systems, listening):
                 parts[system.name][-1].values.update(future.result())
             done += len(found)
             log(f"  {done} of {len(indices)}")
-    return {name: Measured.joined(measured) for name, measured in parts.items()}
+    joined = {name: Measured.joined(measured) for name, measured in parts.items()}
+    for name, found_of in joined.items():
+        if found_of.not_finite:
+            log(f"{name} has no figures: {found_of.not_finite} clips come out of it with numbers that are not finite")
+    return joined
 
 
 def _judged(
@@ -154,7 +167,8 @@ def figures(
 
     Returns:
         By system flat fields, the same for all, None where a figure does not apply: each figure with ``_low`` and
-        ``_high`` (over clips), with speakers also ``_speaker_low`` and ``_speaker_high``; ``_clips`` of ``COVERED``.
+        ``_high`` (over clips), with speakers also ``_speaker_low`` and ``_speaker_high``; ``_clips`` of ``COVERED``;
+        ``not_finite``, how many clips came out so.
     """
     wanted = {(system, name): figure for system, found in measured.items() for name, figure in _figures(found).items()}
     clusterings = [("", None)] + ([("_speaker", speakers)] if speakers is not None else [])
@@ -178,7 +192,7 @@ def figures(
             if name in COVERED:
                 row[f"{name}_clips"] = int(np.sum(~np.isnan(found.values[name]))) if name in found.values else None
         kl = found.values.get("kl_nats")
-        rows[system] = row | {"kl_nats": None if kl is None else float(np.mean(kl))}
+        rows[system] = row | {"kl_nats": None if kl is None else float(np.mean(kl)), "not_finite": found.not_finite}
     return rows
 
 

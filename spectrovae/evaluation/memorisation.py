@@ -32,12 +32,13 @@ def nearest(sounds: np.ndarray, training: Iterable[np.ndarray]) -> tuple[np.ndar
         InputError: no training clips, or vectors of another length.
     """
     sounds = np.asarray(sounds, np.float64)
+    squares = np.sum(sounds**2, 1)[:, None]
     least, place, seen = np.full(len(sounds), np.inf), np.zeros(len(sounds), int), 0
     for batch in training:
         batch = np.asarray(batch, np.float64)
         if batch.shape[1:] != sounds.shape[1:]:
             raise InputError(f"vectors of one length are needed; received {sounds.shape} and {batch.shape}")
-        squared = np.sum(sounds**2, 1)[:, None] + np.sum(batch**2, 1) - 2.0 * sounds @ batch.T
+        squared = squares + np.sum(batch**2, 1) - 2.0 * sounds @ batch.T
         here = squared.argmin(axis=1)
         nearer = squared[np.arange(len(sounds)), here] < least
         least = np.where(nearer, squared[np.arange(len(sounds)), here], least)

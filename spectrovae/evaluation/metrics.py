@@ -161,7 +161,8 @@ class Figure:
 
     Attributes:
         sums: arrays (clips,), one for each sum.
-        statistic: called with the sums, in order; must take arrays.
+        statistic: called with the sums, in order; must take arrays. The last sum is the denominator: where it is 0 a
+            clip has no value.
     """
 
     sums: tuple[np.ndarray, ...]
@@ -214,6 +215,11 @@ def rmse_ratio(numerator: np.ndarray, denominator: np.ndarray, **bootstrap_optio
     return bootstrap({0: Figure((numerator, denominator), _root_ratio)}, **bootstrap_options)[0]
 
 
+def deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation of what a few numbers are drawn from (divided by n - 1); None for a single number."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
 def bootstrap(
     figures: Mapping[Any, Figure],
     *,
@@ -237,7 +243,8 @@ def bootstrap(
         seed: seed of the resampling.
 
     Returns:
-        By key, the figure of the clips themselves and the ends of its interval; NaN where it is not defined.
+        By key, the figure of the clips themselves and the ends of its interval; NaN where it is not defined, the ends
+        also where fewer than two clips, or clusters, have a value: one tells nothing of others.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; clusters: Davison and Hinkley,
     Bootstrap Methods and their Application (1997), section 3.8.
@@ -256,7 +263,8 @@ def bootstrap(
         own = slice(place, place := place + len(figure.sums))
         value, drawn = figure.statistic(*totals[own]), figure.statistic(*draws[:, own].T)
         drawn = drawn[~np.isnan(drawn)]
-        ends = np.percentile(drawn, [tail, 100.0 - tail]) if drawn.size and not np.isnan(value) else (np.nan, np.nan)
+        enough = np.count_nonzero(table[:, own.stop - 1]) > 1 and drawn.size and not np.isnan(value)
+        ends = np.percentile(drawn, [tail, 100.0 - tail]) if enough else (np.nan, np.nan)
         estimates[key] = Estimate(float(value), float(ends[0]), float(ends[1]))
     return estimates
 

@@ -8,18 +8,13 @@ each table as CSV and JSON, which are also files in the folder ``tables`` beside
 from __future__ import annotations
 
 import base64
-import contextlib
-import csv
 import dataclasses
 import html
-import io
 import json
 import math
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,6 +23,7 @@ import numpy as np
 
 from spectrovae.errors import InputError
 from spectrovae.evaluation.players import LEVEL_NOTE, match_levels, wav_bytes
+from spectrovae.evaluation.systems import csv_text, unique_name, writable
 from spectrovae.files import write_text
 from spectrovae.plots import png, spectrogram_figure
 
@@ -72,9 +68,10 @@ class Table:
     def records(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Column names, all different, and the rows by them; None where a figure does not apply."""
         heads: list[str] = []
+        taken: set[str] = set()
         for column in self.columns:
             head = " ".join(column.split())
-            heads.append(head if head not in heads else f"{head} ({len(heads) + 1})")
+            heads.append(unique_name(head, taken))
         noted = [any(row.cells[place].note for row in self.rows) for place in range(len(heads))]
         names = [name for head, note in zip(heads, noted) for name in ([head, f"{head}, note"] if note else [head])]
         records = []
@@ -90,17 +87,13 @@ class Table:
     def csv(self) -> str:
         """With a header; an empty cell where a figure does not apply."""
         names, records = self.records()
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return buffer.getvalue()
+        return csv_text(records, names)
 
     def json(self) -> str:
         """``caption``, ``columns`` and ``rows``."""
         names, records = self.records()
         table = {"caption": self.caption, "columns": names, "rows": records}
-        return json.dumps(table, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        return writable(json.dumps(table, indent=2, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,15 +116,17 @@ class Report:
     Args:
         title: heading of the page.
         summary: one or two sentences under it.
+        data: what ``Recordings.measured`` says of the clips measured; its notes stand under the summary.
     """
 
-    def __init__(self, title: str, summary: str = "") -> None:
+    def __init__(self, title: str, summary: str = "", data: Mapping[str, Any] | None = None) -> None:
         self._title = title
         self._tables: list[Table] = []
         self._scripts, self._styles = [asset("page.js")], [asset("page.css")]
         self._parts = [
             f"<header><h1>{_text(title)}</h1>" + (f"<p>{_text(summary)}</p>" if summary else "") + "</header>"
         ]
+        self.notes(data["notes"] if data else ())
 
     def section(self, title: str, *paragraphs: str) -> None:
         """Start a section with a heading and paragraphs of plain text."""
@@ -226,12 +221,15 @@ class Report:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the page, and its tables as CSV and JSON to the folder ``tables`` beside it; each file whole or not at
-        all."""
+        all. Tables of an earlier page there are removed."""
         tables = Path(path).parent / "tables"
-        for table in self._tables:
+        files = {f"{t.name}.{end}": text for t in self._tables for end, text in (("csv", t.csv()), ("json", t.json()))}
+        for old in tables.glob("[0-9][0-9]-*.*"):
+            if old.suffix in (".csv", ".json") and old.name not in files:
+                old.unlink()
+        for name, text in files.items():
             tables.mkdir(exist_ok=True)
-            write_text(tables / f"{table.name}.csv", table.csv())
-            write_text(tables / f"{table.name}.json", table.json())
+            write_text(tables / name, text)
         write_text(path, self.html())
 
 
@@ -258,54 +256,6 @@ def sound_cards(sounds: Sequence[tuple[str, np.ndarray, np.ndarray]], representa
         sound, gain = wav_bytes(player.waveform, sample_rate), f"gain {signed_text(player.gain_db)} dB"
         cards.append(Card(title, png(figure, dots_per_inch=130), alt, sound, caption=gain))
     return cards
-
-
-@contextlib.contextmanager
-def new_folder(out: str | os.PathLike, *, force: bool, mark: str) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out`` that takes its place when the block ends well, and is removed
-    when not.
-
-    Args:
-        out: the folder to make. An existing one is refused unless it is empty.
-        force: replace an existing folder, if it is an earlier result: one that holds ``mark``.
-        mark: name of the file by which an earlier result is known.
-
-    Raises:
-        InputError: ``out`` exists and may not be replaced, or cannot be written.
-    """
-    out = Path(out)
-    check_output(out, force=force, mark=mark)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}; choose a folder you can write to") from error
-    try:
-        result = temporary / "new"
-        result.mkdir()
-        yield result
-        if out.exists():
-            os.replace(out, temporary / "old")
-        os.replace(result, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> None:
-    """Raise InputError where ``new_folder`` would, so that a long computation is not begun in vain."""
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, and a folder is to be written there: choose another path")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not force:
-        raise InputError(
-            f"{out} exists and is not empty: choose another folder, or replace it with --force (force=True)"
-        )
-    if not (out / mark).is_file():
-        raise InputError(
-            f"{out} holds no {mark}, so it is not an earlier result and is not replaced: choose another folder"
-        )
 
 
 def number_text(value: float | None, digits: int = 2) -> str:
@@ -351,7 +301,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def _text(value: str) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(writable(str(value)), quote=True)
 
 
 def _data(kind: str, content: bytes) -> str:

@@ -24,10 +24,10 @@ from spectrovae import __version__
 from spectrovae.errors import InputError
 from spectrovae.evaluation import systems, worst_case
 from spectrovae.evaluation.disturbed import Measured, courses_of
-from spectrovae.evaluation.report import check_output, new_folder, number_text
+from spectrovae.evaluation.report import number_text
 from spectrovae.evaluation.robustness_page import FIGURES, listen, page
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import write_json, write_text
+from spectrovae.files import check_output, new_folder, write_json, write_text
 
 RESULT = "robustness.json"
 
@@ -90,6 +90,7 @@ def robustness(
     for name, number in (("seeds", seeds), ("steps", steps)):
         if number < 1:
             raise InputError(f"the number of {name} must be at least 1; received {number}")
+    data = systems.data_of(recordings, split, codecs, log=log)
     indices = systems.chosen_clips(recordings, split, limit)
     heard = systems.spread(indices, samples) if samples > 0 else []
     groups = systems.gather(codecs, recordings, components, seed=seed, log=log)
@@ -110,6 +111,7 @@ def robustness(
     result: dict[str, Any] = {
         "kind": "robustness",
         "spectrovae": __version__,
+        "data": data,
         "settings": {
             "split": split,
             "clips": len(indices),
@@ -130,6 +132,8 @@ def robustness(
         "rows": rows,
         "drift": drifts,
     }
+    result = systems.plain(result)
+    rows, drifts = result["rows"], result["drift"]
     names = systems.clip_names(recordings, split, heard)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)

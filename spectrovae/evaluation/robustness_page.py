@@ -51,6 +51,7 @@ def page(result: Mapping[str, Any], labels: Sequence[str]) -> Report:
         f"{settings['clips']} clips of the {settings['split']} split, "
         f"{settings['seeds']} seed{'s' * (settings['seeds'] != 1)}: "
         f"{', '.join(course['name'] for course in settings['perturbations'])}.",
+        result["data"],
     )
     for label in labels:
         own = [row for row in result["rows"] if row["representation"] == label]
@@ -154,7 +155,7 @@ def listen(
             made += [
                 (
                     "reconstructed",
-                    f"-{systems.file_stem(model.name)}",
+                    f"-{model.stem}",
                     f"{model.name} of that",
                     model.reconstruct(noisy),
                 )

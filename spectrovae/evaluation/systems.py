@@ -11,9 +11,11 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,15 @@ from spectrovae.errors import InputError
 from spectrovae.evaluation.baselines import fit_baselines
 
 Log = Callable[[str], None]
+
+RESERVED = ("ceiling", "identity", "input", "mean", "original")
+"""What rows and sounds are called that are no model's, beside PCA-k."""
+STEM_BYTES = 80
+"""Of part of a file name in UTF-8: three such parts make a file name of 255 at most."""
+SPEED_CLIPS = 32
+"""Clips reconstructed at once where speed is measured, whatever else is computed at once."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet takes for a formula."""
 
 
 @dataclasses.dataclass
@@ -38,6 +49,7 @@ class System:
         representation: gives the features and takes them back to dB.
         parameters: number of trained values.
         info: the codec's ``info``; empty for a baseline.
+        stem: of the names of a model's files, unique too.
     """
 
     name: str
@@ -46,6 +58,7 @@ class System:
     representation: Any
     parameters: int
     info: Mapping[str, Any]
+    stem: str = ""
 
     def reconstruct(self, db: np.ndarray) -> np.ndarray:
         """Take dB spectrograms (clips, bins, frames, channels) through the system: normalise, reconstruct,
@@ -72,8 +85,9 @@ class System:
         return self.reconstructor.kl_divergence(self.representation.from_db(db))
 
     def clips_per_second(self, db: np.ndarray, *, seconds: float = 1.0) -> float:
-        """Measure how many clips ``reconstruct_features`` takes a second, in batches of ``len(db)``, once
-        warm."""
+        """Measure how many clips ``reconstruct_features`` takes a second once warm, in batches of ``SPEED_CLIPS`` made
+        of the clips given."""
+        db = np.resize(db, (SPEED_CLIPS, *db.shape[1:]))
         features = tf.convert_to_tensor(self.representation.from_db(db))
         for _ in range(2):
             np.asarray(self.reconstructor.reconstruct_features(features))
@@ -114,23 +128,28 @@ def gather(codecs: Sequence[Any], recordings: Any, components: Sequence[int], *,
     if not codecs:
         raise InputError("at least one model is needed: give the folder of a bundle that spectrovae fit wrote")
     groups: dict[str, Group] = {}
-    names: set[str] = set()
+    labels: set[str] = set()
+    # a vector latent is measured against a PCA of its own size
+    sizes = {*components, *(shape[0] for codec in codecs for shape in codec.latent_shapes if len(shape) == 1)}
+    names = {*RESERVED, *(f"pca-{size}" for size in sizes)}
+    stems = set(names)
     for codec in codecs:
         check_fit(codec, recordings)
         representation = codec.representation
-        group = groups.setdefault(
-            _fingerprint(representation),
-            Group(label(representation), representation, [], synthesiser(representation)),
-        )
+        key = fingerprint(representation)
+        if key not in groups:
+            text = unique_name(label(representation), labels)
+            groups[key] = Group(text, representation, [], synthesiser(representation))
         name = unique_name(codec.name, names)
-        group.systems.append(System(name, "model", codec, representation, codec.parameters, codec.info))
+        groups[key].systems.append(
+            System(name, "model", codec, representation, codec.parameters, codec.info, unique_stem(name, stems))
+        )
     for group in groups.values():
         log(f"fitting the baselines on the train split ({group.label})")
-        # a vector latent is measured against a PCA of its own size
         latents = [shape for system in group.systems for shape in system.reconstructor.latent_shapes]
-        sizes = [*components, *(shape[0] for shape in latents if len(shape) == 1)]
+        wanted = [*components, *(shape[0] for shape in latents if len(shape) == 1)]
         batches = recordings.features("train", group.representation)
-        for baseline in fit_baselines(batches, sizes, seed=seed):
+        for baseline in fit_baselines(batches, wanted, seed=seed):
             group.systems.append(
                 System(baseline.name, "baseline", baseline, group.representation, baseline.parameters, {})
             )
@@ -160,14 +179,21 @@ def spread(items: Sequence[int], count: int) -> list[int]:
 def batches(
     recordings: Any, split: str, indices: Sequence[int], batch_size: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield (indices, waveforms (clips, samples)) for the chosen clips of a split, in order."""
+    """Yield (indices, waveforms (clips, samples)) for the chosen clips of a split, in order, in full batches."""
     wanted, start = set(indices), 0
+    found: list[int] = []
+    clips: list[np.ndarray] = []
     for batch in recordings.waveforms(split, batch_size=batch_size):
-        waveforms = np.asarray(batch, np.float32)
-        found = [index for index in range(start, start + len(waveforms)) if index in wanted]
-        if found:
-            yield found, waveforms[[index - start for index in found]]
-        start += len(waveforms)
+        for index, waveform in enumerate(np.asarray(batch, np.float32), start):
+            if index in wanted:
+                found.append(index)
+                clips.append(waveform)
+            if len(found) == batch_size:
+                yield found, np.stack(clips)
+                found, clips = [], []
+        start += len(batch)
+    if found:
+        yield found, np.stack(clips)
 
 
 def clip_names(recordings: Any, split: str, indices: Sequence[int]) -> dict[int, str]:
@@ -178,8 +204,11 @@ def clip_names(recordings: Any, split: str, indices: Sequence[int]) -> dict[int,
 
 
 def file_stem(name: str) -> str:
-    """Replace every run of characters that a file name had better not hold by one underscore."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._") or "unnamed"
+    """A name as part of a file name: letters and digits of any script, the rest by underscores, not too long."""
+    composed = unicodedata.normalize("NFC", name)
+    plain = "".join(x if x.isalnum() or x in ".-" or unicodedata.category(x)[0] == "M" else "_" for x in composed)
+    plain = re.sub("_+", "_", plain).encode()[:STEM_BYTES].decode(errors="ignore").strip("._") or "unnamed"
+    return f"_{plain}" if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain) else plain
 
 
 def to_stderr(message: str) -> None:
@@ -187,13 +216,39 @@ def to_stderr(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV with a header; None becomes an empty cell."""
+def csv_text(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """Rows of equal keys as CSV with a header, ``names`` or those keys; None becomes an empty cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = names or list(rows[0] if rows else ())
+    if not names:
+        return ""
+    writer.writerow(map(_cell, names))
+    writer.writerows([_cell(row[name]) for name in names] for row in rows)
+    return writable(buffer.getvalue())
+
+
+def writable(text: str) -> str:
+    """Text without what UTF-8 cannot hold: bytes of a file name that are no text."""
+    return text.encode(errors="replace").decode()
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def plain(value: Any) -> Any:
+    """A result for JSON: numbers of NumPy as Python's, None for what is not finite."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def estimate_fields(name: str, estimate: Any) -> dict[str, float | None]:
@@ -219,7 +274,7 @@ def check_fit(codec: Any, recordings: Any) -> None:
         )
 
 
-def _fingerprint(representation: Any) -> str:
+def fingerprint(representation: Any) -> str:
     """Equal for representations that compute the same: same class, settings and statistics."""
     config = {key: value for key, value in representation.get_config().items() if key not in ("name", "dtype")}
     text = json.dumps([type(representation).__name__, config], sort_keys=True, default=str)
@@ -246,9 +301,40 @@ def synthesiser(representation: Any) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 def unique_name(name: str, taken: set[str]) -> str:
-    """The name, numbered where it is taken already; it is taken then."""
+    """The name as it can be shown, numbered where one that differs in case alone is taken; it is taken then."""
+    shown = " ".join(name.split())
+    shown = "".join(x if x.isprintable() else "\N{REPLACEMENT CHARACTER}" for x in shown) or "unnamed"
+    return _unique(shown, taken, "{} ({})")
+
+
+def unique_stem(name: str, taken: set[str]) -> str:
+    """:func:`file_stem` of a name, numbered as by :func:`unique_name`: many disks do not tell A from a."""
+    return _unique(file_stem(name), taken, "{}_{}")
+
+
+def unique_stems(names: Sequence[str]) -> list[str]:
+    """A :func:`unique_stem` of each name, in order."""
+    taken: set[str] = set()
+    return [unique_stem(name, taken) for name in names]
+
+
+def _unique(name: str, taken: set[str], numbered: str) -> str:
     unique, number = name, 2
-    while unique in taken:
-        unique, number = f"{name} ({number})", number + 1
-    taken.add(unique)
+    while unique.casefold() in taken:
+        unique, number = numbered.format(name, number), number + 1
+    taken.add(unique.casefold())
     return unique
+
+
+def data_of(
+    recordings: Any, split: str, codecs: Sequence[Any] = (), judges: Sequence[Any] = (), log: Log = to_stderr
+) -> dict[str, Any]:
+    """What a result says of its data, said to the log too.
+
+    Raises:
+        InputError: a model was trained on clips that it is measured on: see ``Recordings.measured``.
+    """
+    data = recordings.measured(split, codecs, judges)
+    for note in data["notes"]:
+        log(note)
+    return data

@@ -114,14 +114,15 @@ class CodePrior(Prior):
         return ops.sum(ops.reshape(nats, (-1, self.size)), axis=-1)
 
     def draw(
-        self, uniform, conditions, temperature=1.0, top_k=0, top_p=1.0, known=None, mask=None, guidance: float = 1.0
+        self, uniform, conditions, temperature=1.0, top_k=0, top_p=1.0, known=None, mask=None, guidance: Any = 1.0
     ):
         """As in the base.
 
         Args:
-            guidance: how much the conditions weigh: logits are those of "none given" plus ``guidance`` times what the
-                conditions change them by (Ho and Salimans, 2022, arXiv 2207.12598). 1 is the distribution that was
-                learned; above 1 is more what was asked for, less varied, and takes twice the work.
+            guidance: weight of the conditions, a number or a scalar tensor: logits are those of "none given" plus
+                ``guidance`` times what the conditions change them by (Ho and Salimans, 2022, arXiv 2207.12598). 1 is
+                the distribution that was learned; above 1 is more what was asked for, less varied, and takes twice the
+                work.
         """
         if (known is None) != (mask is None):
             raise InputError("known and mask come together: codes to keep, and where to keep them")
@@ -131,14 +132,14 @@ class CodePrior(Prior):
             known, mask = (ops.transpose(self.to_sequence(x)) for x in (known, ops.cast(mask, "int32")))
 
         context = self.context(conditions, batch)
-        guided = guidance != 1.0 and context is not None
+        guided = context is not None and not (isinstance(guidance, float | int) and guidance == 1.0)
         if guided:
             context = ops.concatenate([context, self.context(None, batch)])
 
         def pick(place, logits):
             if guided:
                 given, free = ops.split(logits, 2)
-                logits = free + guidance * (given - free)
+                logits = free + ops.cast(guidance, free.dtype) * (given - free)
             code = chosen(place, logits)
             return ops.concatenate([code, code]) if guided else code
 

@@ -194,15 +194,34 @@ def sigma_of(decoder: keras.Model) -> np.ndarray | None:
 def posteriors_of(encoder: keras.Model) -> Any:  # a keras.Model or None
     """Features -> ([mean, ...], [log-variance, ...]) of the latent groups, from an encoder as saved and loaded alone.
 
-    A group is a :class:`spectrovae.layers.GaussianParameters` of the encoder, whose prior is N(0, I); several go by the
-    number at the end of their names. None for an encoder without any.
+    The groups are the encoder's layers :class:`spectrovae.layers.GaussianParameters`, in the order of their names'
+    numbers, in coordinates where each one's prior is N(0, I). None for an encoder without any.
     """
-    found = [layer for layer in encoder.layers if isinstance(layer, layers.GaussianParameters)]
-    if not found:
+    groups = layers_of(encoder, layers.GaussianParameters)
+    if not groups:
         return None
-    moments = [layer.output for layer in sorted(found, key=lambda layer: (len(layer.name), layer.name))]
+    moments = [layer.output for layer in sorted(groups, key=lambda layer: (len(layer.name), layer.name))]
     means, log_variances = zip(*moments)
     return keras.Model(encoder.input, (list(means), list(log_variances)), name="posteriors")
+
+
+def count_weights(*models: keras.Model) -> int:
+    """Number of weights in models, those of a layer in several of them once.
+
+    Two files that hold one layer give two objects when they are loaded, which are known by the layer's name and its
+    values; layers of nothing but zeros or ones, which are not trained yet, by being the same object.
+    """
+    owners: dict[tuple[int, str], dict[int, Any]] = {}
+    for index, model in enumerate(models):
+        for weight in model.weights:
+            owners.setdefault((index, weight.path.rpartition("/")[0]), {})[id(weight)] = weight
+    sizes = {}
+    for (_, path), weights in owners.items():
+        values = [ops.convert_to_numpy(weight) for weight in weights.values()]
+        constant = all(np.all(value == value.flat[0]) for value in values if value.size)
+        key = tuple(weights) if constant else (path.rpartition("/")[2], *(value.tobytes() for value in values))
+        sizes[key] = sum(value.size for value in values)
+    return sum(sizes.values())
 
 
 def reduced_shape(feature_shape, strides) -> tuple[int, int]:

@@ -269,7 +269,7 @@ class LatentWaveNet(Prior):
         return choice + ops.sum(shape, axis=(1, 2)) - self.frames * self.directions * math.log(self.levels)
 
     def draw(
-        self, uniform, conditions, temperature=1.0, top_k=0, top_p=1.0, known=None, mask=None, guidance: float = 1.0
+        self, uniform, conditions, temperature=1.0, top_k=0, top_p=1.0, known=None, mask=None, guidance: Any = 1.0
     ):
         """As in the base, whose ``top_k`` and ``top_p`` are of levels; ``guidance`` as for ``CodePrior.draw``."""
         kept = {}

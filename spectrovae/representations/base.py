@@ -1,14 +1,12 @@
 """What every representation shares: normalisation from dB to features and back, checks, saving."""
 
 import os
-import zipfile
-import zlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from spectrovae import files
+from spectrovae import archives, files
 from spectrovae.errors import InputError
 from spectrovae.representations import normalise
 from spectrovae.representations.normalise import NORMALISATIONS
@@ -260,12 +258,9 @@ def load(path: str | os.PathLike) -> Representation:
     """Read a representation that :meth:`Representation.save` wrote.
 
     Raises:
-        InputError: no such file, or not a representation.
+        InputError: no such file, one that is damaged, or not a representation.
     """
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"cannot read a representation from {path}: {str(error).splitlines()[0]}") from error
+    model = archives.load_model(path)
     found = [layer for layer in model.layers if isinstance(layer, Representation)]
     if len(found) != 1:
         raise InputError(f"{path} holds {len(found)} representations, expected one file written by Representation.save")

@@ -20,9 +20,11 @@ from spectrovae.errors import InputError, ServerError
 
 OVERLAP = 0.5  # seconds that neighbouring chunks of a long file share
 FADE = 0.03
-_PATH = re.compile(r"/(?:v1/models/)?(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?/?")
+_PATH = re.compile(
+    r"/(?:v1/models/)?(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?/?"
+)
 _FORMS = "http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with /versions/N or /labels/LABEL"
-_AGAIN = {408, 429, 502, 503, 504}  # of HTTP: too slow, too many, a gateway's own
+_AGAIN = {408, 429, 502, 503}  # of HTTP: the body came too slowly, too many requests, a gateway's own, no answer yet
 
 
 class Client:
@@ -32,8 +34,9 @@ class Client:
         url: ``http://HOST:PORT/v1/models/NAME`` (or ``https``), or ``grpc://HOST:PORT/NAME``, of the version that the
             server chooses; ``/versions/N`` or ``/labels/LABEL`` after it choose another.
         timeout: seconds that one attempt may take.
-        retries: attempts after the first, where there is no answer, or the server is busy or fails. They wait 0.2 s,
-            then twice as long each time, and up to half as long again at random.
+        retries: attempts after the first, where no server answers or it is busy; not where it has not answered in
+            time, as it may still compute. They wait 0.2 s, then twice as long each time, and up to half as long
+            again at random.
         chunk: seconds of sound in one request; longer sound is sent in overlapping chunks.
 
     Raises:
@@ -43,7 +46,9 @@ class Client:
     def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 4, chunk: float = 20.0):
         parts = urlsplit(url)
         found = _PATH.fullmatch(parts.path)
-        if parts.scheme not in ("http", "https", "grpc") or not parts.hostname or not found:
+        if parts.scheme == "grpcs":
+            raise InputError(f"gRPC is spoken without encryption here; for TLS give an https:// URL, received {url!r}")
+        if parts.scheme not in ("http", "https", "grpc") or not _has_address(parts) or not found:
             raise InputError(f"expected the URL of a model, {_FORMS}; received {url!r}")
         for name, value, least in (("timeout", timeout, 0.0), ("chunk", chunk, 2.0 * OVERLAP)):
             if not value > least:
@@ -163,7 +168,9 @@ class _Rest:
         try:
             answer = self.session.post(self.url, data=_dumps(body), timeout=self.client.timeout)
         except self.errors.Timeout as error:
-            raise _Temporary(f"{self.url} did not answer within {self.client.timeout:g} s") from error
+            if isinstance(error, self.errors.ConnectTimeout):
+                raise _Temporary(_absent(self.url)) from error
+            raise ServerError(_late(self.client)) from error  # the server still computes: the same again is more load
         except self.errors.ConnectionError as error:
             raise _Temporary(_absent(self.url)) from error
         if answer.status_code != 200:
@@ -219,12 +226,23 @@ class _Grpc:
         except self.grpc.RpcError as error:
             text = f"{self.client.url}: {error.code().name}, {error.details()}"
             if error.code() == codes.DEADLINE_EXCEEDED:
-                text = f"{self.client.url} did not answer within {self.client.timeout:g} s"
+                text = _late(self.client)
             elif error.code() == codes.UNAVAILABLE and "connect" in (error.details() or "").lower():
                 text = _absent(self.client.url)
-            again = (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.RESOURCE_EXHAUSTED, codes.ABORTED)
+            again = (codes.UNAVAILABLE, codes.RESOURCE_EXHAUSTED, codes.ABORTED)
             raise (_Temporary if error.code() in again else ServerError)(text) from error
         return {name: tf.make_ndarray(proto) for name, proto in answer.outputs.items()}
+
+
+def _has_address(parts) -> bool:
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or beyond 65535
+        return False
+
+
+def _late(client: Client) -> str:
+    return f"{client.url} did not answer within {client.timeout:g} s; allow more (--timeout), or send less (--chunk)"
 
 
 def _absent(url: str) -> str:

@@ -114,6 +114,28 @@ def checked_name(name: str) -> str:
     return name
 
 
+def check_target(target: Path, bundle: object, description: Path, force: bool) -> None:
+    """Refuse a folder of an exported model that lies in the bundle, or that is there and may not be replaced.
+
+    Args:
+        bundle: path of a bundle; anything else is no path.
+        description: the file in ``target`` by which an earlier export is known.
+
+    Raises:
+        InputError: see above.
+    """
+    if isinstance(bundle, str | os.PathLike) and Path(os.path.realpath(target)).is_relative_to(
+        os.path.realpath(bundle)
+    ):
+        raise InputError(f"{target} lies in the input {bundle}; export to a folder outside the bundle")
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise InputError(f"{target} exists; choose another folder, name or version, or --force to replace it")
+    if any(target.iterdir() if target.is_dir() else [target]) and not (target / description).is_file():
+        raise InputError(f"{target} holds no {description}, so it is not an earlier export and is not replaced")
+
+
 def how_to_try(folder: str | os.PathLike) -> str:
     """The commands that start the server on one machine and ask it: its state, and four samples of sound."""
     path, name = Path(folder).resolve(), next(iter(exported_models(folder)))

@@ -17,6 +17,8 @@ from spectrovae.serving.endpoints import Endpoint, endpoints, examples
 
 Parity = dict[str, dict[str, dict[str, float]]]
 
+TIMEOUT = 1800  # seconds: for all requests of the check, on a slow machine
+
 
 def check_parity(path: str | os.PathLike, codec: Codec, table: list[Endpoint] | None = None) -> Parity:
     """Replay golden waveforms of several batches and lengths through a SavedModel and compare with the codec.
@@ -94,7 +96,12 @@ def replayed(path: str | os.PathLike, requests: dict[str, np.ndarray]) -> dict[s
         command = [sys.executable, replay.__file__, os.fspath(path), os.fspath(sent), os.fspath(received)]
         # On a GPU this process may hold all the memory.
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        try:
+            finished = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ParityError(f"{path} gives no results within {TIMEOUT} s in a new process") from error
         if finished.returncode:
             reason = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
             raise ParityError(f"{path} does not run in a new process: {reason[-1]}")

@@ -23,13 +23,13 @@ import tensorflow as tf
 from spectrovae import files
 from spectrovae.codec import Codec, golden_waveforms
 from spectrovae.errors import InputError, ParityError
-from spectrovae.serving.deployment import checked_name
+from spectrovae.serving.deployment import check_target, checked_name
 from spectrovae.serving.endpoints import Tensors, latent_names
-from spectrovae.serving.staging import staged
 
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 TOLERANCE = 1e-3  # of the peak: the kernels are others'
 OPSET = 17
+DESCRIPTION = Path("spectrovae.json")
 
 
 def export_parts(
@@ -61,11 +61,10 @@ def export_parts(
     """
     if target not in SUFFIXES:
         raise InputError(f"target must be one of {', '.join(SUFFIXES)}, received {target!r}")
-    codec = codec if isinstance(codec, Codec) else Codec.load(codec)
+    source, codec = codec, codec if isinstance(codec, Codec) else Codec.load(codec)
     name = checked_name(codec.name if name is None else name)
     path = Path(folder) / name / target
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; --force to replace it")
+    check_target(path, source, DESCRIPTION, force)
     names = latent_names(codec)
     features = tf.TensorSpec([None, *codec.feature_shape], tf.float32, name="features")
     latents = [
@@ -83,8 +82,7 @@ def export_parts(
     wave = golden_waveforms(codec.segment_samples, codec.sample_rate)
     given: Tensors = {"features": codec.representation(wave).numpy()}
     parity = {}
-    with files.writing(path), staged(path.parent, target, force=force) as stage:
-        stage.mkdir()
+    with files.replacing_folder(path, force=force, beside=path.parent) as stage:
         for part, specs in ((encoder, [features]), (decoder, latents)):
             function = tf.function(part, input_signature=specs, autograph=False)
             expected = {key: value.numpy() for key, value in function(*map(tf.constant, given.values())).items()}
@@ -98,7 +96,7 @@ def export_parts(
                 raise InputError(f"{target} cannot express the {part.__name__} of {codec.name}: {reason}") from error
             parity[part.__name__] = _compared(run, given, expected, f"{part.__name__} of {codec.name} in {target}")
             given = expected
-        files.write_json(stage / "spectrovae.json", codec.description() | {"name": name, "parity": parity})
+        files.write_json(stage / DESCRIPTION, codec.description() | {"name": name, "parity": parity})
     return path
 
 

@@ -9,6 +9,7 @@ FOLDER/NAME/1/
 
 import json
 import os
+import re
 from pathlib import Path
 
 import tensorflow as tf
@@ -16,10 +17,9 @@ import tensorflow as tf
 from spectrovae import files
 from spectrovae.codec import Codec, golden_waveforms
 from spectrovae.errors import InputError
-from spectrovae.serving.deployment import checked_name
+from spectrovae.serving.deployment import check_target, checked_name
 from spectrovae.serving.endpoints import Endpoint, endpoints, examples
 from spectrovae.serving.parity import check_parity
-from spectrovae.serving.staging import staged
 from spectrovae.serving.warmup import write_warmup
 from spectrovae.serving.weights import StoredWeights, error_db
 from spectrovae.streaming import Steps, can_stream
@@ -49,8 +49,9 @@ def export(
     - ``decode``: the same latents -> ``waveform`` (batch, samples), all that the segments span.
     - ``reconstruct``: ``features`` of any number of frames -> ``features``, same shape: what encoder and decoder make
       of them. Frames of silence fill the last segment and are taken off again.
-    - ``convert``, where the decoder is told who speaks: ``waveform`` and ``speaker`` int32 (batch,), the place in the
-      list ``speakers`` of the description, one past the last for nobody -> ``waveform``, same shape.
+    - ``convert``, where the decoder is told who speaks: ``waveform`` and ``speaker`` int32 (batch,), the index in the
+      list ``speakers`` of the description, one past the last for none, and ``guidance`` (batch,), the strength of the
+      voice -> ``waveform``, same shape.
     - ``generate``, where there is a prior: ``seed`` int32 (batch,), ``temperature`` (batch,), and ``label`` and
       ``speaker`` int32 (batch,) where the prior was learned with them (places in ``learned_prior.conditions`` of the
       description; one past the last leaves it open) -> ``waveform`` (batch, samples) of one segment. A row depends on
@@ -84,7 +85,7 @@ def export(
             written, or a model with a state of its own, such as a noise generator.
         ParityError: the SavedModel does not give what the Keras model gives; nothing was written.
     """
-    codec = codec if isinstance(codec, Codec) else Codec.load(codec)
+    source, codec = codec, codec if isinstance(codec, Codec) else Codec.load(codec)
     name = checked_name(codec.name if name is None else name)
     folder = Path(folder)
     home = folder / name
@@ -93,11 +94,8 @@ def export(
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise InputError(f"version must be a whole number from 1 up, received {version!r}")
         target = home / str(version)
-        if target.exists() and not force:
-            raise InputError(
-                f"{target} exists; choose another version, leave the version out, or --force to replace it"
-            )
-        with staged(home, str(version), force=force) as stage:
+        check_target(target, source, DESCRIPTION, force)
+        with files.replacing_folder(target, force=force, beside=home) as stage:
             description = codec.description() | {"name": name, "version": version}
             description |= {"labels": codec.info.get("labels", []), "weights": {"kind": weights}}
             description |= {"speakers": list(codec.speakers)} if codec.speakers else {}
@@ -155,5 +153,6 @@ def save(codec: Codec, path: str | os.PathLike, table: list[Endpoint], stored: S
 
 
 def _next_version(home: Path) -> int:
-    taken = (int(entry.name) for entry in home.iterdir() if entry.name.isdecimal()) if home.exists() else ()
+    names = [entry.name for entry in home.iterdir()] if home.exists() else []
+    taken = [int(name) for name in names if re.fullmatch("[0-9]{1,18}", name)]
     return 1 + max(taken, default=0)

@@ -1,4 +1,4 @@
-"""Find the first tensor that was not finite in a training that diverged, by playing the epoch again."""
+"""Find the first tensor that was not finite in a training that diverged, by training on its last steps again."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -7,19 +7,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from spectrovae.errors import InputError
+from spectrovae.errors import TrainingError
 from spectrovae.models.base import Trainer
 
 
-class Diverged(InputError):
-    """The loss of an epoch, counted from 1, is not finite."""
+class Diverged(TrainingError):
+    """A loss or a weight is not finite.
 
-    def __init__(self, epoch: int, loss: float):
-        super().__init__(
-            f"training diverged in epoch {epoch}: the loss is {loss}; the best model before is kept. "
-            "Lower --learning-rate"
-        )
-        self.epoch, self.loss = epoch, loss
+    Args:
+        epoch: from 1.
+        reason: what was seen.
+        step: of the epoch, from 1, after which it was seen.
+    """
+
+    def __init__(self, epoch: int, reason: str, step: int):
+        kept = "; the best model before is kept" if epoch > 1 else ""
+        super().__init__(f"training diverged in epoch {epoch}: {reason}{kept}. Lower --learning-rate")
+        self.epoch, self.step = epoch, step
 
 
 class Snapshot:
@@ -35,12 +39,17 @@ class Snapshot:
             variable.assign(value)
 
 
-def first_non_finite(trainer: Trainer, restore: Callable[[], None], batches: Iterable) -> dict[str, Any] | None:
+def first_non_finite(
+    trainer: Trainer, restore: Callable[[], None], batches: Iterable, *, done: int = 0, seen: int = 0
+) -> dict[str, Any] | None:
     """Train on the batches of an epoch again, and say what is the first tensor that is not finite.
 
     Args:
-        restore: puts the trainer back to where the epoch began.
+        restore: puts the trainer back to where the first batch was trained on.
         batches: the epoch's features, or pairs of them with their targets, in its order.
+        done: steps of the epoch before the first batch.
+        seen: step, from 1, after which a loss or weight was not finite: its cause is in that step or the one before,
+            and only those are looked into. 0 looks into all.
 
     Returns:
         ``step`` (from 1), ``kind`` (features, weight, layer, output, loss term, gradient or update) and ``name``; None
@@ -48,10 +57,12 @@ def first_non_finite(trainer: Trainer, restore: Callable[[], None], batches: Ite
     """
     restore()
     trainer.reset_metrics()
-    for step, batch in enumerate(batches, 1):
-        before = Snapshot(trainer)
+    for step, batch in enumerate(batches, done + 1):
         x, y = batch if isinstance(batch, tuple) else (batch, None)
+        before = Snapshot(trainer) if step >= seen - 1 else None
         loss = trainer.train_on_batch(x, y, return_dict=True)["loss"]
+        if before is None:
+            continue
         spoilt = [name for name, weight in _named(trainer, trainer.weights) if _bad(weight)]
         if np.isfinite(loss) and not spoilt:
             continue

@@ -16,11 +16,13 @@ from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose
 from spectrovae.evaluation.leak import speaker_leak
+from spectrovae.evaluation.systems import data_of, plain
+from spectrovae.models.base import sigma_of
 from spectrovae.pca import principal_components
 from spectrovae.representations import Waveform
 from spectrovae.training.adversarial_verdict import judge_adversary, split_stages
 from spectrovae.training.live import silence
-from spectrovae.training.verdict import Finding, collapse_law, judge, ranges
+from spectrovae.training.verdict import Finding, channel_scale, collapse_law, judge, ranges
 
 BATCH_SIZE = 64
 SPECTRUM_CLIPS = 1024
@@ -49,16 +51,28 @@ def examine(
     def batches(name: str):
         return recordings.features(name, codec.representation, BATCH_SIZE, shuffle=True, seed=seed)
 
+    def with_statistics(name: str):
+        """Features, and what brings them back to dB where each clip has its own scale."""
+        for waveform in recordings.waveforms(name, BATCH_SIZE, shuffle=True, seed=seed):
+            scaled = representation.normalisation == "per_example"
+            known = representation.statistics(representation.decibels(waveform)) if scaled else None
+            yield representation(waveform), known
+
     representation = codec.representation
     floor = silence(representation, recordings.samples)
-    samples = isinstance(representation, Waveform)  # not levels: their principal components and errors say little
+    samples = isinstance(representation, Waveform)  # not levels: their principal components and mean say little
+    scale = channel_scale(sigma_of(codec.decoder))
+    spectrum = None
+    if not samples:
+        weighted = (np.asarray(batch) / scale for batch in batches("train"))
+        spectrum = principal_components(weighted, SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed)
     found = diagnose(
         codec.encoder,
         codec.decoder,
-        batches(split),
-        db_per_unit=representation.db_per_unit,
+        with_statistics(split),
+        levels=lambda features, known: representation.to_db(features, known)[..., :1],
+        mean=None if spectrum is None else spectrum.overall_mean * scale,
         floor=floor,
-        levels=(lambda features: representation.to_db(features)[..., :1]) if samples else None,
         seed=seed,
     )
     if "codes" in found and split != "train":
@@ -66,10 +80,9 @@ def examine(
         for batch in batches("train"):
             counts.add(probe(batch)[0][0], np.asarray(batch))
         found["training_codes"] = counts.result()
-    law: dict[str, Any] = {}
-    if not samples:
-        spectrum = principal_components(batches("train"), SPECTRUM_CLIPS, max_clips=SPECTRUM_CLIPS, seed=seed).variances
-        law = collapse_law(spectrum, model or {}, found, math.prod(codec.feature_shape))
+    law = (
+        {} if spectrum is None else collapse_law(spectrum.variances, model or {}, found, math.prod(codec.feature_shape))
+    )
     leak = speaker_leak(codec, recordings, split) if codec.speakers else {}
     alone, with_adversary = split_stages(history or {})
     findings = judge(alone, found, law, model or {}, stalled=stalled, corrupt=corrupt, first=bool(with_adversary))
@@ -97,7 +110,8 @@ def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str)
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run'} is damaged ({error!r}); restore it from a copy, or move it away") from error
-    return examine(codec, recordings, split=split, model=model, history=history, corrupt=corrupt)
+    data = data_of(recordings, split, [codec])
+    return {"data": data} | examine(codec, recordings, split=split, model=model, history=history, corrupt=corrupt)
 
 
 def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
@@ -116,15 +130,6 @@ def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
     if "speaker_leak" in report:
         figures |= {f"speaker_leak_{name}": report["speaker_leak"][name] for name in ("accuracy", "chance")}
     return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-
-
-def plain(value: Any) -> Any:
-    """A report for JSON: what is not finite becomes None."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
@@ -156,13 +161,12 @@ def figures_text(report: Mapping[str, Any]) -> str:
     lines = [f"clips                  {found['clips']}"]
     if report.get("corrupt"):
         lines.append(f"trained to undo        {report['corrupt']}; these figures are of clean inputs")
-    if "rmse_db" in found and not law:
-        lines.append(f"error                  {found['rmse_db']:.2f} dB, of the levels of a spectrogram of the sounds")
-    elif "rmse_db" in found:
-        mean_error = found["rmse_db"] * math.sqrt(law["mean_predictor_mse"] / max(found["mean_squared_error"], 1e-30))
-        lines.append(
-            f"error                  {found['rmse_db']:.2f} dB (the mean of the training clips: {mean_error:.2f})"
-        )
+    beside = "of the levels of a spectrogram of the sounds"
+    if "mean_rmse_db" in found:
+        beside = f"(the mean of the training clips: {found['mean_rmse_db']:.2f})"
+    lines.append(f"error                  {found['rmse_db']:.2f} dB {beside}")
+    if 0 < found["effect_clips"] < found["clips"]:
+        lines.append(f"latent exchanged       and drawn on {found['effect_clips']} of the clips")
     lines.append(f"latent                 {_figures(latent)}")
     if len(found["groups"]) > 1 or "prior_rise_db" in found["groups"][0]:
         lines += [f"  {group['name']:20} {_figures(group)}" for group in found["groups"]]

@@ -1,19 +1,22 @@
 """Train a judge: a small classifier of the recordings' labels or speakers, for ``evaluation``."""
 
+import contextlib
 import os
-import time
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from spectrovae import files
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.evaluation.judges import RESULT, TARGETS, Judge, build_network
-from spectrovae.evaluation.report import check_output
+from spectrovae.files import check_output
 from spectrovae.representations import LogMel
-from spectrovae.training.run import log
+from spectrovae.training.callbacks import ShowSteps, log, sigterm_as_interrupt
+from spectrovae.training.resumable import Resumable, check_settings
 
 N_MELS = 40
 GAIN_DB = 10.0
@@ -21,6 +24,7 @@ SHIFT_SECONDS = 0.1
 NOISE_DB = (10.0, 60.0)  # signal-to-noise ratios of the training clips
 
 
+@within_graphs()
 def fit_judge(
     target: str,
     recordings: Recordings,
@@ -32,10 +36,13 @@ def fit_judge(
     seed: int = 0,
     force: bool = False,
 ) -> Judge:
-    """Train on the train split, keep the epoch of the best validation accuracy, measure on the test split, save.
+    """Train on the train split, keep the epoch of the lowest validation loss, measure on the test split, save.
 
     Training clips are moved in time by up to 0.1 s, made louder or softer by up to 10 dB, and white noise is added at
     10 to 60 dB: what a judge of reconstructions should not mind.
+
+    Interrupted or killed, the same call continues after the last whole epoch, exactly: until the judge is saved, its
+    state is kept in the folder ``OUT.run``, which is locked.
 
     Args:
         target: ``"label"`` (of FSDD: the digit) or ``"speaker"``.
@@ -47,10 +54,13 @@ def fit_judge(
         The judge; ``info`` holds its accuracy on ``test`` and ``validation``.
 
     Raises:
-        InputError: recordings without such labels, or with one only; an existing folder; an empty split.
+        InputError: recordings without such labels, or with one only; an existing folder; an empty split; another
+            process that fits this judge.
+        TrainingError: the loss is not finite.
     """
     if target not in TARGETS:
         raise InputError(f"a judge tells {' or '.join(TARGETS)}, received {target!r}")
+    check_settings(epochs, batch_size, learning_rate)
     check_output(out, force=force, mark=RESULT)
     found = {getattr(example, target) for example in recordings.examples("train")}
     if None in found or len(found) < 2:
@@ -58,51 +68,73 @@ def fit_judge(
             f"a judge of {target}s needs recordings of two {target}s at least, all of them named; found "
             f"{', '.join(sorted(map(str, found))[:5])}: give a name pattern with a (?P<{target}>...) group"
         )
-    keras.utils.set_random_seed(seed)
-    started = time.monotonic()
-    representation = _representation(recordings)
+    for split in ("train", "validation"):
+        recordings.waveforms(split)  # an empty one is refused before anything is computed
     labels = sorted(str(name) for name in found)
+    folder = Path(f"{os.path.abspath(out)}.run")
+    with files.locked(folder, "spectrovae fit-judge"), sigterm_as_interrupt():
+        run = Resumable(folder, {
+            "target": target, "labels": labels, "epochs": epochs, "batch_size": batch_size,
+            "learning_rate": learning_rate, "seed": seed, "fingerprint": recordings.fingerprint,
+        })  # fmt: skip
+        judge = _trained(target, labels, recordings, run)
+        judge.save(out, force=force)
+        run.clear()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return judge
+
+
+def _trained(target: str, labels: list[str], recordings: Recordings, run: Resumable) -> Judge:
+    """The judge of the best epoch, with its figures."""
+    epochs, batch_size, seed = (run.settings[name] for name in ("epochs", "batch_size", "seed"))
+    keras.utils.set_random_seed(seed)
+    representation = _representation(recordings)
     network = build_network(representation.feature_shape(recordings.samples), len(labels))
     judge = Judge(representation, network, target=target, labels=labels, samples=recordings.samples)
     truth = {split: judge.truth(recordings.examples(split)) for split in ("train", "validation", "test")}
     if not np.all(truth["validation"] >= 0):
         raise InputError(f"the validation split has {target}s that the train split has not; split in another way")
-
     steps = recordings.steps("train", batch_size)
-    batches = recordings.labelled("train", truth["train"], batch_size, seed=seed)
-    batches = batches.map(_Augment(representation.sample_rate, seed), tf.data.AUTOTUNE)
-    batches = batches.map(lambda x, y: (representation(x), y), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    held = tf.data.Dataset.zip(
-        recordings.features("validation", representation, 64),
-        tf.data.Dataset.from_tensor_slices(truth["validation"]).batch(64),
-    )
     classifier = keras.Model(network.input, network.output[0])
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(run.settings["learning_rate"], epochs * steps)
     classifier.compile(
         keras.optimizers.Adam(schedule),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)
-    said = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: log(_line(epoch, epochs, logs)))
-    classifier.fit(
-        batches,
-        epochs=epochs,
-        steps_per_epoch=steps,
-        validation_data=held,
-        callbacks=[best, said],
-        verbose=0,
-        shuffle=False,
+    classifier.optimizer.build(classifier.trainable_variables)
+    run.load(classifier)
+    batches = recordings.labelled("train", truth["train"], batch_size, seed=seed, first_epoch=run.epoch)
+    augment = _Augment(representation.sample_rate, seed)
+    batches = batches.enumerate(run.epoch * steps).map(lambda step, pair: augment(step, *pair), tf.data.AUTOTUNE)
+    batches = batches.map(lambda x, y: (representation(x), y), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    held = tf.data.Dataset.zip(
+        recordings.features("validation", representation, 64),
+        tf.data.Dataset.from_tensor_slices(truth["validation"]).batch(64),
     )
+    say = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: log(_line(epoch, epochs, logs)))
+    if run.epoch < epochs:
+        classifier.fit(
+            batches,
+            initial_epoch=run.epoch,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            validation_data=held,
+            callbacks=[run, say, ShowSteps(epochs, steps)],
+            verbose=0,
+            shuffle=False,
+        )
+    run.put_back(classifier)
     judge.info = {
         "accuracy": {split: accuracy(judge, recordings, split, truth[split]) for split in ("validation", "test")},
         "clips": {split: len(places) for split, places in truth.items()},
         "epochs": epochs,
+        "epoch": run.best_epoch,
         "seed": seed,
-        "data": recordings.get_config(),
-        "training_seconds": time.monotonic() - started,
+        "data": recordings.provenance(),
+        "training_seconds": run.elapsed,
     }
-    judge.save(out, force=force)
     return judge
 
 
@@ -124,21 +156,23 @@ def _representation(recordings: Recordings) -> LogMel:
 
 
 class _Augment:
-    """Move, scale and add noise to waveforms (batch, samples)."""
+    """Move, scale and add noise to the waveforms (batch, samples) of a training step: a function of seed and step."""
 
     def __init__(self, sample_rate: int, seed: int):
-        self._random = tf.random.Generator.from_seed(seed)
+        self._seed = seed
         self._shift = round(SHIFT_SECONDS * sample_rate)
 
-    def __call__(self, waveform, label):
+    def __call__(self, step, waveform, label):
+        seeds = tf.random.split([tf.constant(self._seed, tf.int64), step], 4)
         shape = tf.shape(waveform)
-        starts = self._random.uniform([shape[0], 1], 0, 2 * self._shift + 1, tf.int32)
+        column = [shape[0], 1]
+        starts = tf.random.stateless_uniform(column, seeds[0], 0, 2 * self._shift + 1, tf.int32)
         padded = tf.pad(waveform, [[0, 0], [self._shift, self._shift]])
         waveform = tf.gather(padded, starts + tf.range(shape[1]), batch_dims=1)
         loudness = tf.sqrt(tf.reduce_mean(tf.square(waveform), axis=1, keepdims=True))
-        noise = loudness * 10.0 ** (-self._random.uniform([shape[0], 1], *NOISE_DB) / 20.0)
-        gain = 10.0 ** (self._random.uniform([shape[0], 1], -GAIN_DB, GAIN_DB) / 20.0)
-        return gain * (waveform + noise * self._random.normal(shape)), label
+        noise = loudness * 10.0 ** (-tf.random.stateless_uniform(column, seeds[1], *NOISE_DB) / 20.0)
+        gain = 10.0 ** (tf.random.stateless_uniform(column, seeds[2], -GAIN_DB, GAIN_DB) / 20.0)
+        return gain * (waveform + noise * tf.random.stateless_normal(shape, seeds[3])), label
 
 
 def _line(epoch: int, epochs: int, logs: dict[str, float]) -> str:

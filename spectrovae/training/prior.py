@@ -1,30 +1,39 @@
 """Learn a prior of a codec's latents, so that new sounds can be drawn that are like real ones."""
 
+import contextlib
 import math
 import os
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from spectrovae import models
-from spectrovae.bundle import read_description, weights_digest
+from spectrovae import files, models
+from spectrovae.bundle import read, read_description, weights_digest
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.data.order import shuffled
+from spectrovae.errors import InputError, within_graphs
+from spectrovae.evaluation.systems import data_of
 from spectrovae.models.priors import Prior
+from spectrovae.training.callbacks import ShowSteps, log, sigterm_as_interrupt
 from spectrovae.training.mixture import fit_mixture, mean_nll
-from spectrovae.training.run import log
+from spectrovae.training.resumable import Resumable, check_settings
 
 CONDITIONS = ("label", "speaker")
 SPLITS = ("train", "validation", "test")
+RUN = "run-prior"
+"""Folder in the bundle that keeps the state until the prior is learned."""
+REJECTED = "rejected_prior"
+"""Entry of a codec's info: the figures of a prior that was not kept."""
 
 Classes = dict[str, np.ndarray]
 
 
+@within_graphs()
 def fit_prior(
     bundle: str | os.PathLike,
     recordings: Recordings,
@@ -42,7 +51,12 @@ def fit_prior(
     """Encode the recordings with a bundle's encoder, learn their latents' distribution, keep it in the bundle.
 
     A latent is the posterior mean, or the codes, of one segment. The epoch of the lowest validation loss is kept; a
-    mixture needs none. The bundle is replaced in one step at the end, and until then it is as it was.
+    mixture needs none. The bundle is replaced in one step at the end, and until then it is as it was but for its lock.
+    Interrupted or killed, the same call continues after the last whole epoch, exactly.
+
+    A prior that describes validation or test clips worse than N(0, I) is not kept where the decoder was trained for
+    N(0, I), unless its ``kind`` is given: ``generate`` goes on as before, and ``codec.info["rejected_prior"]`` has the
+    figures.
 
     Args:
         bundle: folder of a codec with one latent: codes, or a vector.
@@ -62,57 +76,97 @@ def fit_prior(
 
     Raises:
         InputError: a codec whose latents cannot have such a prior, a prior that is there, recordings that do not fit.
+        TrainingError: the loss is not finite.
     """
     codec = Codec.load(bundle, prior=False)
-    kind = _checked_kind(codec, kind)
+    insisted, kind = kind is not None, _checked_kind(codec, kind)
     if "learned_prior" in read_description(bundle) and not force:
         raise InputError(f"{bundle} has a learned prior already; --force replaces it")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, received {value}")
-    if not 0.0 < learning_rate < 1.0:
-        raise InputError(f"learning_rate must lie between 0 and 1, received {learning_rate}")
+    check_settings(epochs, batch_size, learning_rate)
     if recordings.sample_rate != codec.sample_rate:
         raise InputError(
             f"{codec.name} works at {codec.sample_rate} Hz, the recordings are at {recordings.sample_rate} Hz; open "
             f"them with sample_rate={codec.sample_rate}"
         )
-    started = time.monotonic()
-    keras.utils.set_random_seed(seed)
-    names = _condition_names(recordings, conditions)
-    data = {split: _encoded(codec, recordings, split, names) for split in SPLITS if recordings.examples(split)}
+    held = "test" if recordings.examples("test") else "validation"
+    about = data_of(recordings, held, [codec], log=log)
     for split in ("train", "validation"):
-        if split not in data:
+        if not recordings.examples(split):
             raise InputError(f"the {split} split is empty; add recordings, or choose another split rule")
+    settings = {"kind": kind, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    options: dict[str, Any] = {"preset": preset, "seed": seed, **prior_options}
+    options["conditions"] = _condition_names(recordings, conditions)
+    folder = Path(bundle) / RUN
+    with files.locked(bundle, "spectrovae fit-prior"), sigterm_as_interrupt():
+        encoder = weights_digest(codec.encoder)
+        run = Resumable(
+            folder,
+            settings | {"options": options, "encoder": encoder, "fingerprint": recordings.fingerprint},
+        )
+        prior, learned = _fitted(codec, recordings, kind, options, settings, run)
+        learned |= {"encoder": encoder, "data": about}
+        fitted = _replaced(codec, Path(bundle), prior, learned, insisted)
+        if REJECTED not in fitted.info:
+            memory = {name: value for name, value in (codec.data or {}).items() if name != "prior"}
+            if memory.get("fingerprint") != recordings.fingerprint:
+                memory["prior"] = recordings.provenance()
+            fitted = fitted.replace(data=memory)
+        fitted.save(bundle)
+        run.clear()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return fitted
+
+
+def _fitted(codec, recordings, kind, options, settings, run: Resumable) -> tuple[Any, dict[str, Any]]:
+    """The prior, and what ``codec.json`` says of it."""
+    keras.utils.set_random_seed(settings["seed"])
+    names = options["conditions"]
+    data = {split: _encoded(codec, recordings, split, names) for split in SPLITS if recordings.examples(split)}
     shape = codec.latent_shapes[0]
     size = codec.quantiser.codebook_size if codec.quantiser is not None else 0
-    said = ", ".join(f"{name} ({len(found)})" for name, found in names.items()) or "none"
+    classes = ", ".join(f"{name} ({len(values)})" for name, values in names.items()) or "none"
     what = f"codes of {size}" if size else "numbers"
-    log(f"{kind} of {shape} {what}, {len(data['train'][0])} examples, conditions: {said}")
-    options: dict[str, Any] = {"conditions": names, "preset": preset, "seed": seed, **prior_options}
+    log(f"{kind} of {shape} {what}, {len(data['train'][0])} examples, conditions: {classes}")
     epoch = 0
     if kind == "mixture":
         prior: Any = fit_mixture(*data["train"], *data["validation"], log=log, **options)
     else:
         prior = models.PRIORS[kind](shape, size, **options)
-        if hasattr(prior, "initialise"):
-            prior.initialise(*data["train"])
-        epoch = _train(prior, data["train"], data["validation"], epochs, batch_size, learning_rate, seed)
+        epoch = _train(prior, data["train"], data["validation"], settings, run)
     figures = code_figures(prior, data) if prior.codes else vector_figures(prior, data)
-    learned = {
+    return prior, {
         "kind": kind,
-        "preset": preset,
+        "preset": options["preset"],
         "parameters": prior.count_params(),
         "epoch": epoch,
-        "seed": seed,
-        "training_seconds": round(time.monotonic() - started, 3),
+        "seed": settings["seed"],
+        "training_seconds": round(run.elapsed, 3),
         "examples": {split: len(latents) for split, (latents, _) in data.items()},
         "figures": figures,
-        "encoder": weights_digest(codec.encoder),
     }
-    fitted = codec.replace(learned_prior=prior, learned=learned)
-    fitted.save(bundle)
-    return fitted
+
+
+def _replaced(codec: Codec, bundle: Path, prior, learned: dict[str, Any], insisted: bool) -> Codec:
+    """The codec with its prior; without it where N(0, I) is better and nobody has insisted."""
+    info = {name: value for name, value in codec.info.items() if name != REJECTED}
+    if not worse_than_normal(codec, learned) or insisted:
+        return codec.replace(learned_prior=prior, learned=learned, info=info)
+    earlier: dict[str, Any] = {}
+    with contextlib.suppress(InputError):  # an earlier prior that cannot be read goes
+        earlier["learned_prior"], earlier["learned"] = read(bundle, lambda parts: parts.prior(codec.encoder))
+    return codec.replace(**earlier, info=info | {REJECTED: learned})
+
+
+def worse_than_normal(codec: Codec, learned: dict[str, Any]) -> bool:
+    """Whether a prior describes held-out latents worse than N(0, I), from which ``generate`` can draw without it.
+
+    On the validation split, or on the test split: a mixture's size is chosen on the first.
+    """
+    if codec.prior != "standard_normal":
+        return False
+    splits = [learned["figures"][split] for split in ("validation", "test") if split in learned["figures"]]
+    return any(not own["prior"] < own["standard_normal"] for own in splits if "standard_normal" in own)
 
 
 def code_figures(prior: Prior, data: dict[str, tuple[np.ndarray, Classes]]) -> dict[str, Any]:
@@ -175,6 +229,22 @@ def figures_text(learned: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def result_text(codec: Codec) -> str:
+    """What :func:`fit_prior` came to, for a person."""
+    rejected = codec.info.get(REJECTED)
+    learned = rejected or codec.learned
+    text, kind = figures_text(learned), learned["kind"]
+    if rejected:
+        draws = f"the {codec.learned['kind']} from before" if codec.learned_prior is not None else "N(0, I)"
+        return (
+            f"{text}\nThe {kind} describes held-out clips worse than N(0, I), so it is not kept: generate draws from "
+            f"{draws}. More recordings may help; --kind {kind} keeps it all the same."
+        )
+    if worse_than_normal(codec, learned):
+        return f"{text}\nThe {kind} describes held-out clips worse than N(0, I); it was asked for, so it is kept."
+    return text
+
+
 def _checked_kind(codec: Codec, kind: str | None) -> str:
     if codec.prior == "standard_normal" and len(codec.latent_shapes) > 1:
         raise InputError(
@@ -235,31 +305,33 @@ def _open(prior: Prior, count: int) -> Classes:
     return {name: np.full(count, prior.none_given(name), np.int32) for name in prior.conditions}
 
 
-def _train(prior: Prior, train, held, epochs: int, batch_size: int, learning_rate: float, seed: int) -> int:
+def _train(prior: Prior, train, held, settings: dict[str, Any], run: Resumable) -> int:
     """Train, put the best epoch's weights back and return its number."""
-
-    def batches(data, shuffle: bool):
-        latents, classes = data
-        examples = tf.data.Dataset.from_tensor_slices({"latent": latents, **classes})
-        examples = examples.shuffle(len(latents), seed=seed) if shuffle else examples
-        return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-    steps = math.ceil(len(train[0]) / batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    latents, classes = train
+    epochs, batch_size, seed = (settings[name] for name in ("epochs", "batch_size", "seed"))
+    steps = math.ceil(len(latents) / batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], epochs * steps)
     prior.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0), jit_compile=False)
-    best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, mode="min", restore_best_weights=True)
+    prior.optimizer.build(prior.trainable_variables)
+    run.load(prior)
+    if not run.epoch and hasattr(prior, "initialise"):
+        prior.initialise(latents, classes)
     name = prior.tracker.name
 
     def say(epoch, logs):
         log(f"epoch {epoch + 1}/{epochs}: {logs[name]:.4g} {name}, validation {logs[f'val_{name}']:.4g}")
 
-    said = keras.callbacks.LambdaCallback(on_epoch_end=say)
-    validation = batches(held, False)
-    prior.fit(
-        batches(train, True), epochs=epochs, validation_data=validation, callbacks=[best, said], verbose=0,
-        shuffle=False,  # the data set has shuffled
-    )  # fmt: skip
-    if best.best_weights is None or not math.isfinite(best.best):
-        raise InputError("the prior's loss is not finite; lower the learning rate")
-    prior.set_weights(best.best_weights)  # Keras restores them only where it stopped early, or not, by its version
-    return int(best.best_epoch) + 1
+    tensors = {"latent": latents, **classes}
+    if run.epoch < epochs:
+        prior.fit(
+            shuffled(tensors, len(latents), batch_size, seed=seed, first_epoch=run.epoch),
+            steps_per_epoch=steps,
+            initial_epoch=run.epoch,
+            epochs=epochs,
+            validation_data=tf.data.Dataset.from_tensor_slices({"latent": held[0], **held[1]}).batch(batch_size),
+            callbacks=[run, keras.callbacks.LambdaCallback(on_epoch_end=say), ShowSteps(epochs, steps)],
+            verbose=0,
+            shuffle=False,  # the data set has shuffled
+        )
+    run.put_back(prior)
+    return run.best_epoch

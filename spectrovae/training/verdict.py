@@ -17,9 +17,9 @@ IMPROVING = 0.01
 more than this part of its whole fall. The learning rate falls to zero over a run, so a curve flattens at its end
 whatever is left to learn; 1 % is 0.04 dB of 4."""
 UNTRAINED, EXPLODED = 1.2, 10.0
-"""Errors in units of what answering with the mean of the training clips gives. Nothing was learnt above the first: a
-collapsed model stays at 1, give or take what a small split differs by. Above the second the weights have run away: an
-untrained network answers near 0, which is only a few times worse than the mean."""
+"""Errors in dB of the level over the error of answering with the mean of the training clips, on the same clips. Nothing
+was learnt above the first: a collapsed model stays at 1, give or take the noise of training. Above the second the
+weights have run away: an untrained network answers near 0, which is only a few times worse than the mean."""
 OVERFIT_RISE = 0.02
 """Overfitting: after the best epoch the training loss falls on, and the validation error ends above that epoch's by
 more than this part of itself, or the loss by more than this part of its whole fall. Less is noise of a small split."""
@@ -41,9 +41,10 @@ class Finding:
     """One thing found.
 
     Attributes:
-        name: for programs: ``converged``, ``still_improving``, ``overfitting``, ``diverged``, ``collapsed``,
-            ``level_unused``, ``codebook_dying`` or ``skips_carry_everything``; after adversarial training also
-            ``generator_collapsed``, ``discriminator_winning`` or ``feature_matching_dominating``.
+        name: for programs. Of the course, one: ``converged``, ``still_improving``, ``too_short``,
+            ``worse_than_the_mean``, ``overfitting`` or ``diverged``. Of the latent: ``collapsed``, ``level_unused``,
+            ``codebook_dying`` or ``skips_carry_everything``. After adversarial training also ``generator_collapsed``,
+            ``discriminator_winning`` or ``feature_matching_dominating``.
         text: what was found and why, in plain sentences.
         change: the one change to try; empty where nothing is wrong.
     """
@@ -66,7 +67,8 @@ def collapse_law(
     locally one with sigma^2 = cells * RMSE / alpha.
 
     Args:
-        spectrum: variances along the principal directions, largest first, in squared units of a feature.
+        spectrum: variances along the principal directions, largest first, in squared units of a feature, of features
+            whose channels are divided by :func:`channel_scale`.
         model: the trainer's options; ``likelihood``, ``alpha``, ``sigma`` and ``beta`` are looked at.
         diagnosis: of :func:`spectrovae.evaluation.diagnostics.diagnose`.
         cells: of one example.
@@ -74,7 +76,8 @@ def collapse_law(
     Returns:
         ``eigenvalues`` (the first ten), ``variance`` of all, ``mean_predictor_mse``; with posteriors also
         ``sigma_squared``, ``beta``, ``threshold`` (None where the likelihood has no sigma), ``predicted_active``,
-        ``found_active``, and ``calibrated_active``: what beta = 1 and sigma^2 = the error reached would keep.
+        ``found_active``, and ``calibrated_active``: what beta = 1 and a calibrated sigma would keep, the decoder's own
+        or else the error reached.
     """
     result: dict[str, Any] = {
         "eigenvalues": [float(value) for value in spectrum[:10]],
@@ -85,10 +88,12 @@ def collapse_law(
     latent, error = diagnosis["latent"], diagnosis.get("mean_squared_error")
     if "active_units" not in latent or error is None:
         return result
-    sigma_squared = _sigma_squared(model, error, cells, diagnosis)
+    kept = diagnosis.get("sigma")
+    calibrated = error if kept is None else float(np.mean(np.square(kept)))
+    sigma_squared = _sigma_squared(model, error, calibrated, cells, diagnosis)
     beta, dimensions = float(model.get("beta", 1.0)), latent["dimensions"]
 
-    def kept(threshold: float) -> int:
+    def above(threshold: float) -> int:
         return int(min(dimensions, np.sum(spectrum > threshold)))
 
     threshold = None if sigma_squared is None else beta * sigma_squared
@@ -96,13 +101,21 @@ def collapse_law(
         "sigma_squared": sigma_squared,
         "beta": beta,
         "threshold": threshold,
-        "predicted_active": None if threshold is None else kept(threshold),
-        "calibrated_active": kept(error),
+        "predicted_active": None if threshold is None else above(threshold),
+        "calibrated_active": above(calibrated),
         "found_active": latent["active_units"],
     }
 
 
-def _sigma_squared(model, error: float, cells: int, diagnosis) -> float | None:
+def channel_scale(sigma: np.ndarray | None) -> np.ndarray | float:
+    """What to divide channels by so that all have one sigma, the root of their mean square [shape=(channels,)].
+
+    The law compares a direction's variance with the noise of its cells, and phase has more of that than the level.
+    """
+    return 1.0 if sigma is None else sigma / np.sqrt(np.mean(np.square(sigma)))
+
+
+def _sigma_squared(model, error: float, calibrated: float, cells: int, diagnosis) -> float | None:
     likelihood, alpha = model.get("likelihood", "sigma"), float(model.get("alpha") or 1.0)
     if likelihood == "alpha_mse":
         return cells / (2.0 * alpha)
@@ -113,7 +126,7 @@ def _sigma_squared(model, error: float, cells: int, diagnosis) -> float | None:
     if "calibration" in diagnosis:
         return diagnosis["calibration"]["sigma_rms"] ** 2
     if likelihood == "sigma" or model.get("sigma") is None:
-        return error
+        return calibrated
     return float(model["sigma"]) ** 2
 
 
@@ -138,13 +151,18 @@ def judge(
         corrupt: what was done to the inputs of training and validation.
         first: a second stage, which is not in ``history``, followed.
     """
-    findings = _course(history, law, diagnosis, model, stalled, corrupt, first) if history.get("loss") else []
-    if not _times_the_mean(diagnosis, law) <= UNTRAINED:
+    times = _times_the_mean(diagnosis)
+    findings = []
+    if len(history.get("loss", ())):
+        findings = [_judge_course(_Course.of(history), times, model, stalled, corrupt, first)]
+    elif not times <= UNTRAINED:
+        findings = [_without_history(times)]
+    if not times <= UNTRAINED:
         # A latent means nothing to a decoder that has not learnt the mean yet; but what the law forbids will not come.
-        hopeless = law.get("predicted_active") == law.get("found_active") == 0
+        hopeless = times <= EXPLODED and law.get("predicted_active") == law.get("found_active") == 0
         text = "no dimension is active, and none will be."
         return [*findings, _collapsed(text, law, model)] if hopeless else findings
-    return [*findings, *_posteriors(diagnosis, law, model), *_codebook(diagnosis), *_skips(diagnosis, law)]
+    return [*findings, *_posteriors(diagnosis, law, model), *_codebook(diagnosis), *_skips(diagnosis)]
 
 
 def diverged(epoch: int, found: Mapping[str, Any] | None, learning_rate: float) -> Finding:
@@ -162,79 +180,141 @@ def diverged(epoch: int, found: Mapping[str, Any] | None, learning_rate: float) 
     return Finding("diverged", text, lower)
 
 
-def _course(history, law, diagnosis, model, stalled: bool, corrupt: str | None, first: bool) -> list[Finding]:
-    loss = np.asarray(history["loss"], np.float64)
-    watched = np.asarray(history.get("val_loss", loss), np.float64)
-    # Levels err in dB; models of samples have a spectral distance, without a unit.
-    name = next((name for name in ("rmse_db", "distance") if name in history), "loss")
-    unit, measure = (" dB", "error") if name == "rmse_db" else ("", "distance" if name == "distance" else "loss")
-    training = np.asarray(history[name], np.float64)
-    validation = np.asarray(history.get(f"val_{name}", training), np.float64)
-    epochs, best = len(loss), int(np.argmin(watched))
+def _without_history(times: float) -> Finding:
+    text = f"the error is {times:.3g} times that of answering with the mean of the training clips."
+    name = "worse_than_the_mean" if times <= EXPLODED else "diverged"
+    return Finding(name, text, "train it for longer, or again with a tenth of the learning rate.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Course:
+    """Losses and errors by epoch; what is not finite on validation is infinite."""
+
+    loss: np.ndarray
+    watched: np.ndarray  # the loss by which the best epoch is chosen
+    training: np.ndarray
+    validation: np.ndarray
+    measure: str
+    unit: str
+
+    @classmethod
+    def of(cls, history: Mapping[str, Sequence[float]]) -> "_Course":
+        # Levels err in dB; models of samples have a spectral distance, without a unit.
+        name = next((name for name in ("rmse_db", "distance") if name in history), "loss")
+        loss, training = (np.asarray(history[key], np.float64) for key in ("loss", name))
+        watched, validation = (
+            np.nan_to_num(np.asarray(values, np.float64), nan=np.inf)
+            for values in (history.get("val_loss", loss), history.get(f"val_{name}", training))
+        )
+        unit, measure = (" dB", "error") if name == "rmse_db" else ("", name)
+        return cls(loss, watched, training, validation, measure, unit)
+
+    @property
+    def epochs(self) -> int:
+        return len(self.loss)
+
+    @property
+    def best(self) -> int:
+        return int(np.argmin(self.watched))
+
+    @property
+    def fall(self) -> float:
+        """Of the loss from the first epoch that has one to the best."""
+        return float(self.watched[np.isfinite(self.watched)][0] - self.watched[self.best])
+
+    @property
+    def quarter(self) -> int:
+        return self.epochs // 4
+
+    def lowest(self, values: np.ndarray) -> tuple[float, float]:
+        """Before the last quarter of the epochs, and in all of them."""
+        return float(np.min(values[: -self.quarter])), float(np.min(values))
+
+
+def _judge_course(course: _Course, times: float, model, stalled: bool, corrupt: str | None, first: bool) -> Finding:
+    """The one finding on the course of a run whose error is so many ``times`` the mean predictor's."""
+    epochs, best, unit, measure = course.epochs, course.best, course.unit, course.measure
     inputs = f"validation inputs corrupted by {corrupt}" if corrupt else "validation"
     error = "" if unit else f"{measure} "
-    error += f"{validation[best]:.2f}{unit} on {inputs} at the best epoch, {best + 1} of {epochs}"
+    error += f"{course.validation[best]:.2f}{unit} on {inputs} at the best epoch, {best + 1} of {epochs}"
     error += " of the first stage" if first else ""
-
-    times = _times_the_mean(diagnosis, law)
+    slower = "a tenth of --learning-rate, with --force."
+    if not np.isfinite(course.watched[best]):
+        return Finding("diverged", f"the loss was not finite on {inputs} in any epoch.", slower)
     if not times <= EXPLODED:
         text = f"{error}; the loss is finite, the error {times:.3g} times that of answering with the mean of the clips."
-        return [Finding("diverged", text, "a tenth of --learning-rate, with --force.")]
-
-    fall, rise = watched[0] - watched[best], float(np.mean(watched[-3:])) - watched[best]
-    higher = float(np.mean(validation[-3:])) - validation[best]
-    rising = best < epochs - 3 and rise > 0.0 and loss[-1] < loss[best]
-    rising &= rise > OVERFIT_RISE * fall or higher > OVERFIT_RISE * validation[best]
-    gap = validation[best] / training[best] if name != "loss" and training[best] > 0 else 1.0
-    if rising or gap > OVERFIT_GAP:
-        text = f"{error}, but {training[best]:.2f}{unit} on training."
-        if rising:
-            text += f" Since then the training loss fell on, and on validation the loss rose by {rise:.4g}"
-            text += f" and the {measure} by {higher:.2f}{unit}."
-        text += " The best epoch is kept; more epochs will not help."
-        change = "more recordings; or, without any, a smaller --latent-dim or --preset."
-        if model.get("time_stretch") == 0.0 and not corrupt:
-            change = (
-                "sounds at random tempo, --time-stretch 0.15 --time-shift 1, where features are levels; or more sounds."
-            )
-        return [Finding("overfitting", text, change)]
+        return Finding("diverged", text, slower)
 
     longer = f"--epochs {2 * epochs} with --resume."
     if first:
         longer = f"--adversarial-from {2 * epochs} and --epochs {epochs} more, with --force."
-    if times > UNTRAINED:
-        text = f"{error}; answering with the mean of the training clips is better ({times:.2g} times less)."
-        return [Finding("still_improving", text, longer)]
     if epochs < FEW_EPOCHS:
-        return [Finding("still_improving", f"{error}; {epochs} epochs are too few to see where it would end.", longer)]
-    quarter = max(1, epochs // 4)
-    before, after = float(np.min(validation[:-quarter])), float(np.min(validation))
-    loss_before, loss_after = float(np.min(watched[:-quarter])), float(watched[best])
-    gained = before - after > IMPROVING * abs(before) or loss_before - loss_after > IMPROVING * fall
-    if gained and not stalled:
-        text = f"{error}; in the last {quarter} epochs the lowest {measure} went from {before:.3f} to {after:.3f}{unit}"
-        text += f", the lowest loss from {loss_before:.4g} to {loss_after:.4g}."
-        return [Finding("still_improving", text, longer)]
-    return [Finding("converged", f"{error}; the last {quarter} epochs lowered it by {before - after:.3f}{unit}.")]
+        text = f"{error}; {_count(epochs, 'epoch')} can tell neither whether it improves nor where it would end."
+        return Finding("too_short", text, longer)
+    before, after = course.lowest(course.validation)
+    loss_before, loss_after = course.lowest(course.watched)
+    gained = before - after > IMPROVING * abs(before) or loss_before - loss_after > IMPROVING * course.fall
+    improving = gained and not stalled
+    if times > UNTRAINED:
+        text = f"{error}; the error is {times:.2g} times that of answering with the mean of the training clips."
+        text += " It is still falling." if improving else " It no longer falls."
+        return Finding("worse_than_the_mean", text, longer if improving else slower)
+    overfitting = _overfitting(course, error, model, corrupt)
+    if overfitting:
+        return overfitting
+    if improving:
+        text = f"{error}; in the last {_count(course.quarter, 'epoch')} the lowest {measure} went from {before:.3f} to "
+        text += f"{after:.3f}{unit}, the lowest loss from {loss_before:.4g} to {loss_after:.4g}."
+        return Finding("still_improving", text, longer)
+    if stalled:
+        return Finding("converged", f"{error}; it was no better for as many epochs as --patience allows.")
+    text = f"{error}; the last {_count(course.quarter, 'epoch')} lowered it by {before - after:.3f}{unit}."
+    return Finding("converged", text)
 
 
-def _times_the_mean(diagnosis, law) -> float:
-    """The error in units of the mean predictor's; 0 where it is not known."""
-    mean_error = law.get("mean_predictor_mse", 0.0)
-    return (diagnosis.get("mean_squared_error", 0.0) / mean_error) ** 0.5 if mean_error else 0.0
+def _overfitting(course: _Course, error: str, model, corrupt: str | None) -> Finding | None:
+    loss, watched, training, validation, best = (
+        course.loss, course.watched, course.training, course.validation, course.best,
+    )  # fmt: skip
+    rise, higher = (float(np.mean(values[-3:]) - values[best]) for values in (watched, validation))
+    rising = best < course.epochs - 3 and rise > 0.0 and loss[-1] < loss[best]
+    rising &= rise > OVERFIT_RISE * course.fall or higher > OVERFIT_RISE * validation[best]
+    gap = validation[best] / training[best] if course.measure != "loss" and training[best] > 0 else 1.0
+    if not rising and gap <= OVERFIT_GAP:
+        return None
+    text = f"{error}, but {training[best]:.2f}{course.unit} on training."
+    if rising:
+        text += f" Since then the training loss fell on, and on validation the loss rose by {rise:.4g}"
+        text += f" and the {course.measure} by {higher:.2f}{course.unit}."
+        text += " The best epoch is kept; more epochs will not help."
+    change = "more recordings; or, without any, a smaller --latent-dim or --preset."
+    if model.get("time_stretch") == 0.0 and not corrupt:
+        change = (
+            "sounds at random tempo, --time-stretch 0.15 --time-shift 1, where features are levels; or more sounds."
+        )
+    return Finding("overfitting", text, change)
 
 
-def _unused_rise(diagnosis, law) -> float:
-    """The rise of the error, in its own unit, below which a part of the latent is unused."""
-    times = _times_the_mean(diagnosis, law)
-    return UNUSED * diagnosis["rmse_db"] / times if times and "rmse_db" in diagnosis else UNUSED_DB
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
+
+
+def _times_the_mean(diagnosis) -> float:
+    """The error in dB over the mean predictor's; 0 where that is not known, or clips are all alike."""
+    mean_error = diagnosis.get("mean_rmse_db", 0.0)
+    return diagnosis["rmse_db"] / mean_error if mean_error > 0.0 else 0.0
+
+
+def _unused_rise(diagnosis) -> float:
+    """The rise of the error in dB below which a part of the latent is unused."""
+    return UNUSED * diagnosis["mean_rmse_db"] if diagnosis.get("mean_rmse_db") else UNUSED_DB
 
 
 def _posteriors(diagnosis, law, model) -> list[Finding]:
     groups, latent = diagnosis["groups"], diagnosis["latent"]
     if "shuffle_rise_db" not in latent:
         return []
-    unused = _unused_rise(diagnosis, law)
+    unused = _unused_rise(diagnosis)
     if latent["shuffle_rise_db"] < unused:
         text = (
             f"the decoder does not use the latent: exchanging it between clips raises the error by "
@@ -300,9 +380,9 @@ def _codebook(diagnosis) -> list[Finding]:
     return findings
 
 
-def _skips(diagnosis, law) -> list[Finding]:
+def _skips(diagnosis) -> list[Finding]:
     skips, bottleneck = diagnosis.get("skips"), diagnosis["groups"][0]
-    if not skips or bottleneck["shuffle_rise_db"] >= _unused_rise(diagnosis, law):
+    if not skips or bottleneck["shuffle_rise_db"] >= _unused_rise(diagnosis):
         return []
     text = (
         f"exchanging the bottleneck between clips raises the error by {bottleneck['shuffle_rise_db']:.2f} dB, "

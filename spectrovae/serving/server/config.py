@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 from spectrovae.errors import InputError
 
 CONFIG = "models.config"
+VERSION = re.compile("[0-9]{1,18}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Model:
 
 
 def is_version(path: Path) -> bool:
-    """Whether a path is the folder of a version: named by a number, and a folder."""
-    return path.name.isascii() and path.name.isdecimal() and path.is_dir()
+    """Whether a path is the folder of a version: named by a number that gRPC's int64 can say, and a folder."""
+    return VERSION.fullmatch(path.name) is not None and path.is_dir()
 
 
 def models(folder: Path) -> dict[str, Model]:

@@ -1,7 +1,8 @@
 """Calls in a bounded pool of threads: TensorFlow computes without Python's lock, and the event loop never waits."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -26,7 +27,23 @@ class Engine:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._most = 2 * threads
         self._timeout = timeout
-        self._pending = 0
+        self._pending = self._reading = 0
+
+    @contextlib.asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Count a request from before its body is read: there are never more in memory than may be answered.
+
+        Raises:
+            RequestError: too many requests.
+        """
+        if self._reading >= self._most:
+            self.refused += 1
+            raise RequestError("UNAVAILABLE", f"{self._reading} requests are being answered: try again later")
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     @property
     def busy(self) -> int:

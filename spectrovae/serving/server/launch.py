@@ -58,6 +58,11 @@ def command(binary: str, options: Options) -> list[str]:
     """The command line of TensorFlow Serving."""
     if 0 in (options.grpc_port, options.rest_port):
         raise InputError(f"{BINARY} cannot choose a port: give --rest-port and --grpc-port")
+    if options.host not in ("0.0.0.0", "::"):
+        raise InputError(
+            f"{BINARY} listens on all interfaces and has no option to listen at {options.host} alone: give --host "
+            "0.0.0.0 to allow that, or --stand-in for the server that listens where --host says"
+        )
     if (options.folder / config.CONFIG).exists():
         _require({"tensorflow_serving": NEEDED["tensorflow_serving"]})  # reads it
     config.check(options.folder)
@@ -79,7 +84,7 @@ def command(binary: str, options: Options) -> list[str]:
     monitoring = options.folder / "monitoring.config"
     if monitoring.exists():
         arguments.append(f"--monitoring_config_file={monitoring}")
-    log.info("running %s, which listens on all interfaces whatever --host says", " ".join(arguments))
+    log.warning("running %s: it listens on all interfaces, without authentication or encryption", " ".join(arguments))
     return arguments
 
 

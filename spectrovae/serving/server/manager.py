@@ -113,6 +113,8 @@ class Manager:
                 await self.refresh()
             except (InputError, OSError) as error:
                 log.warning("the folder of models cannot be read, its models stay as they are: %s", error)
+            except Exception:  # tried again at the next look
+                log.exception("looking for new versions failed, the models stay as they are")
 
     async def refresh(self) -> None:
         """Load what has appeared, then unload what is not to be served any more."""

@@ -1,10 +1,27 @@
 """What ``spectrovae serve`` can be told."""
 
 import dataclasses
+import ipaddress
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from spectrovae.errors import InputError
+
+
+class Limits(NamedTuple):
+    """Limits of the inputs of one request.
+
+    Args:
+        max_bytes: of an input, unpacked.
+        max_samples: of the sound that an input is or will become.
+        unit: samples that each index of an input's free axes stands for: 1 of a waveform, those of a segment of
+            latents.
+    """
+
+    max_bytes: int
+    max_samples: int
+    unit: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +33,7 @@ class Options:
         host: address to listen at.
         rest_port, grpc_port: 0 for any free one.
         max_bytes: largest request.
+        max_samples: samples of sound that a request may stand for, be they sent or to be made.
         read_timeout: seconds that a client has to send the body of a request.
         call_timeout: seconds that a request may take once it is read, waiting included.
         poll: seconds between two looks at the folder.
@@ -38,6 +56,7 @@ class Options:
     rest_port: int = 8501
     grpc_port: int = 8500
     max_bytes: int = 64 << 20
+    max_samples: int = 1 << 22
     read_timeout: float = 10.0
     call_timeout: float = 60.0
     poll: float = 1.0
@@ -48,6 +67,19 @@ class Options:
     op_threads: int = 1
     threads: int = 64
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of a request's inputs."""
+        return Limits(self.max_bytes, self.max_samples)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether this machine alone can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
     def __post_init__(self):
         object.__setattr__(self, "folder", Path(self.folder))
         if not self.folder.is_dir():
@@ -56,10 +88,13 @@ class Options:
             if not 0 <= getattr(self, name) < 65536:
                 raise InputError(f"{name} must be 0 (any free one) to 65535, received {getattr(self, name)}")
         positive = (
-            "max_bytes", "read_timeout", "call_timeout", "poll", "max_batch", "batch_threads", "op_threads", "threads",
+            "max_bytes", "max_samples", "read_timeout", "call_timeout", "poll", "max_batch", "batch_threads",
+            "op_threads", "threads",
         )  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, received {getattr(self, name)}")
+        if not self.host:
+            raise InputError("host must be an address to listen at, such as 127.0.0.1")
         if self.batch_timeout < 0:
             raise InputError(f"batch_timeout must be 0 s or more, received {self.batch_timeout}")

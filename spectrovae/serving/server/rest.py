@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import re
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from google.protobuf import json_format
@@ -18,7 +19,7 @@ from spectrovae.serving.server.options import Options
 
 log = logging.getLogger(__name__)
 
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<number>\d{1,18})|/labels/(?P<label>[^/:]+))?"
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<number>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<verb>predict|classify|regress)")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?")
 # Fields that are not set are written too, as TensorFlow Serving does; protobuf 5 calls the option by another name.
@@ -64,8 +65,10 @@ class Rest:
                 raise RequestError("INVALID_ARGUMENT", f"expected POST {path}, received {request.method}", 405)
             if match["verb"] != "predict":
                 raise RequestError("UNIMPLEMENTED", f"this stand-in answers :predict, not :{match['verb']}")
-            body = await self._read(request)
-            return await self._engine.call(_wanted(match), functools.partial(_predict, body))
+            self._check_origin(request)
+            async with self._engine.admitted():  # before the body takes memory
+                body = await self._read(request)
+                return await self._engine.call(_wanted(match), functools.partial(_predict, body))
         if match := _LOOK.fullmatch(path):
             if request.method not in ("GET", "HEAD"):
                 raise RequestError("INVALID_ARGUMENT", f"expected GET {path}, received {request.method}", 405)
@@ -79,6 +82,12 @@ class Rest:
             f"Malformed request: {request.method} {path}; expected /v1/models/NAME, with /versions/N or /labels/L, "
             "and /metadata or :predict",
         )
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Refuse what a web page of another site sends; programs send no Origin, and any Content-Type."""
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+            raise RequestError("PERMISSION_DENIED", f"requests of web pages of {origin} are not answered", 403)
 
     async def _read(self, request: web.Request) -> bytes:
         """The body, unless it is announced or found to be too large, late or broken."""
@@ -122,7 +131,7 @@ def _predict(body: bytes, version: Version) -> bytes:
     if not isinstance(name, str):
         raise invalid("'signature_name' must be a string")
     signature = version.servable.signature(name)
-    arrays, rows = tensors.from_document(document, signature.inputs)
+    arrays, rows = tensors.from_document(document, signature.inputs, signature.limits)
     return tensors.to_json(signature(arrays), rows)
 
 

@@ -5,6 +5,7 @@ import logging
 
 import grpc
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -77,14 +78,38 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
         return response
 
 
+class _Decoding(grpc.aio.ServerInterceptor):
+    """Answers bytes that are no message of the method with INVALID_ARGUMENT; gRPC would log a traceback for each."""
+
+    async def intercept_service(self, continuation, handler_call_details):
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        decode, respond = handler.request_deserializer, handler.unary_unary
+
+        def deserialise(data: bytes):
+            try:
+                return decode(data)
+            except DecodeError:
+                return None
+
+        async def answer(request, context):
+            if request is None:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of this method")
+            return await respond(request, context)
+
+        return handler._replace(request_deserializer=deserialise, unary_unary=answer)
+
+
 def server(engine: Engine, options: Options) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server, not bound or started yet, and the service that tells its health."""
     made = grpc.aio.server(
+        interceptors=[_Decoding()],
         options=[
             ("grpc.max_receive_message_length", options.max_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a port that is taken is an error
-        ]
+        ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(engine), made)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Status(engine), made)

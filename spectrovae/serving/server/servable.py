@@ -1,5 +1,6 @@
 """One loaded version of a model."""
 
+import json
 from pathlib import Path
 
 import tensorflow as tf
@@ -9,6 +10,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from spectrovae.serving.server import tensors
 from spectrovae.serving.server.batching import Batching, Queues
 from spectrovae.serving.server.errors import RequestError, from_tensorflow, invalid
+from spectrovae.serving.server.options import Limits
 
 DEFAULT = "serving_default"
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -21,10 +23,13 @@ class Signature:
         function: as ``signatures`` of a loaded SavedModel holds them.
         batching: how calls are joined; None for each on its own.
         queues: of the process.
+        limits: of a request.
+        segment: samples that a row of latents or a row to generate becomes.
     """
 
-    def __init__(self, function, batching: Batching | None, queues: Queues):
+    def __init__(self, function, batching: Batching | None, queues: Queues, limits: Limits, segment: int):
         self.inputs: tensors.Specs = function.structured_input_signature[1]
+        self.limits = limits._replace(unit=1 if {"waveform", "features"} & set(self.inputs) else segment)
         self.outputs = sorted(function.structured_outputs)
         self._names = sorted(self.inputs)
         self._function = function
@@ -76,18 +81,19 @@ class Servable:
     Args:
         path: of the SavedModel.
         batching, queues: see :class:`Signature`.
-        max_bytes: of an input.
+        limits: of a request.
 
     Raises:
         Exception: whatever TensorFlow raises on a folder that is no SavedModel, or a damaged one.
     """
 
-    def __init__(self, path: Path, batching: Batching | None, queues: Queues, max_bytes: int):
+    def __init__(self, path: Path, batching: Batching | None, queues: Queues, limits: Limits):
         self.path = path
-        self.max_bytes = max_bytes
+        segment = _segment(path)
         self._root = tf.saved_model.load(str(path))  # a signature alone holds its variables only weakly
         self.signatures = {
-            name: Signature(function, batching, queues) for name, function in self._root.signatures.items()
+            name: Signature(function, batching, queues, limits, segment)
+            for name, function in self._root.signatures.items()
         }
         self.definitions = _definitions(path)
         self.warmed = self._warm_up()
@@ -117,7 +123,7 @@ class Servable:
         unknown = set(wanted) - set(signature.outputs)
         if unknown:
             raise invalid(f"output_filter must be of {', '.join(signature.outputs)}, received {', '.join(unknown)}")
-        results = signature(tensors.from_protos(request.inputs, signature.inputs, self.max_bytes))
+        results = signature(tensors.from_protos(request.inputs, signature.inputs, signature.limits))
         return {name: results[name] for name in wanted}
 
     def _warm_up(self) -> int:
@@ -131,6 +137,16 @@ class Servable:
                 self.predict(log.predict_log.request)
                 count += 1
         return count
+
+
+def _segment(path: Path) -> int:
+    """Samples of a segment of a model that spectrovae exported; 1 of any other."""
+    try:
+        return int(
+            json.loads((path / "assets.extra" / "spectrovae.json").read_text(encoding="utf-8"))["segment_samples"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
 
 
 def _definitions(path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:

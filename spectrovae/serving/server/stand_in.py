@@ -36,7 +36,7 @@ async def run(options: Options) -> dict:
     joined = Batching(options.max_batch, options.batch_timeout, options.batch_threads)
     batching = None if options.batching is False else joined
     queues = Queues(alone=options.batch_threads)
-    load = functools.partial(Servable, batching=batching, queues=queues, max_bytes=options.max_bytes)
+    load = functools.partial(Servable, batching=batching, queues=queues, limits=options.limits)
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
         manager = Manager(options.folder, load, loader, options.poll)
         engine = Engine(manager, options.threads, options.call_timeout)
@@ -53,6 +53,12 @@ async def run(options: Options) -> dict:
             ports = await _listen(rest, grpc_server, options)
             await health.set("", rpc.SERVING)
             watching = asyncio.ensure_future(manager.watch())
+            if not options.loopback:
+                log.warning(
+                    "listening at %s, for whoever can reach it: there is no authentication and no encryption; put a "
+                    "proxy before it",
+                    options.host,
+                )
             log.info(
                 "ready: REST at http://%s:%d/v1/models/NAME, gRPC at %s:%d",
                 options.host,

@@ -1,6 +1,7 @@
 """Arrays from requests, and results from arrays: as JSON and as TensorProto, checked against a signature."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import orjson
 import tensorflow as tf
 
 from spectrovae.serving.server.errors import RequestError, invalid
+from spectrovae.serving.server.options import Limits
 
 Specs = Mapping[str, tf.TensorSpec]
 Arrays = dict[str, np.ndarray]
@@ -22,14 +24,16 @@ def describe(specs: Specs) -> str:
     return "; ".join(texts) or "none"
 
 
-def from_protos(protos: Mapping[str, Any], specs: Specs, max_bytes: int) -> Arrays:
+def from_protos(protos: Mapping[str, Any], specs: Specs, limits: Limits) -> Arrays:
     """The inputs of a gRPC request.
 
     Raises:
         RequestError: an input that is missing, unknown, of another type or rank, empty, or not finite.
     """
     _check_names(protos, specs)
-    return {name: _check(name, _from_proto(name, protos[name], spec, max_bytes), spec) for name, spec in specs.items()}
+    arrays = {name: _check(name, _from_proto(name, protos[name], spec, limits), spec) for name, spec in specs.items()}
+    _check_batch(arrays, specs)
+    return arrays
 
 
 def from_json(body: bytes) -> dict:
@@ -48,7 +52,7 @@ def from_json(body: bytes) -> dict:
     return document
 
 
-def from_document(document: dict, specs: Specs) -> tuple[Arrays, bool]:
+def from_document(document: dict, specs: Specs, limits: Limits) -> tuple[Arrays, bool]:
     """The inputs of a REST request, and whether they came by rows (``instances``) or by columns (``inputs``).
 
     Raises:
@@ -75,7 +79,11 @@ def from_document(document: dict, specs: Specs) -> tuple[Arrays, bool]:
             raise invalid(f"expected an object with the inputs {describe(specs)}")
         value = {next(iter(specs)): value}
     _check_names(value, specs)
-    return {name: _check(name, _from_list(name, value[name], spec), spec) for name, spec in specs.items()}, rows
+    arrays = {name: _check(name, _from_list(name, value[name], spec), spec) for name, spec in specs.items()}
+    for name, array in arrays.items():
+        _check_samples(name, array.shape, specs[name], limits)
+    _check_batch(arrays, specs)
+    return arrays, rows
 
 
 def to_json(arrays: Arrays, rows: bool) -> bytes:
@@ -111,22 +119,28 @@ def _check_names(received: Mapping[str, Any], specs: Specs) -> None:
         raise invalid("; ".join(parts))
 
 
-def _from_proto(name: str, proto: Any, spec: tf.TensorSpec, max_bytes: int) -> np.ndarray:
+def _from_proto(name: str, proto: Any, spec: tf.TensorSpec, limits: Limits) -> np.ndarray:
     if proto.dtype != spec.dtype.as_datatype_enum:
-        received = tf.dtypes.as_dtype(proto.dtype).name if proto.dtype else "no type"
+        received = _type_name(proto.dtype)
         raise invalid(f"{name} must be {spec.dtype.name}, received {received}")
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid(f"{name} must have a known shape, received {shape}")
     # A few bytes may claim to be a tensor of any size: what is missing is filled with the last value.
-    elements = 1
-    for size in shape:
-        elements *= size
-    if elements * max(spec.dtype.size or 1, 1) > max_bytes:
-        raise RequestError("RESOURCE_EXHAUSTED", f"{name} of shape {shape} is over the limit of {max_bytes} bytes")
+    elements = math.prod(shape)
+    if elements * max(spec.dtype.size or 1, 1) > limits.max_bytes:
+        raise RequestError(
+            "RESOURCE_EXHAUSTED", f"{name} of shape {shape} is over the limit of {limits.max_bytes} bytes"
+        )
+    if not spec.shape.is_compatible_with(shape):
+        raise invalid(f"expected {describe({name: spec})}, received shape {shape}")
+    _check_samples(name, shape, spec, limits)
+    values = max((len(value) for field, value in proto.ListFields() if field.name.endswith("_val")), default=0)
     try:
+        if not proto.tensor_content and values not in (1, elements):
+            raise ValueError(f"{values} values")
         return tf.make_ndarray(proto)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise invalid(f"{name} of shape {shape} does not hold {elements} values of {spec.dtype.name}") from error
 
 
@@ -150,6 +164,34 @@ def _from_list(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
 def _kind(array: np.ndarray) -> str:
     names = {"b": "booleans", "U": "strings", "i": "whole numbers", "f": "numbers"}
     return names.get(array.dtype.kind, "null, objects or mixed values")
+
+
+def _type_name(number: int) -> str:
+    """A type of TensorFlow's protocol, which may be one that there is not."""
+    try:
+        return tf.dtypes.as_dtype(number).name if number else "no type"
+    except TypeError:
+        return f"type {number}, which there is not"
+
+
+def _check_samples(name: str, shape: Sequence[int], spec: tf.TensorSpec, limits: Limits) -> None:
+    """Refuse what would become too long a sound, before it takes memory."""
+    free = [size for size, fixed in zip(shape, spec.shape) if fixed is None] if spec.shape.rank is not None else shape
+    samples = math.prod(free) * limits.unit
+    if samples > limits.max_samples:
+        raise invalid(
+            f"{name} of shape {list(shape)} stands for {samples} samples, and a request may for {limits.max_samples} "
+            "(--max-samples): send less at a time"
+        )
+
+
+def _check_batch(arrays: Arrays, specs: Specs) -> None:
+    """Refuse inputs of different batches where all begin with a free axis."""
+    if all(spec.shape.rank and spec.shape[0] is None for spec in specs.values()):
+        sizes = {name: len(array) for name, array in sorted(arrays.items())}
+        if len(set(sizes.values())) > 1:
+            texts = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+            raise invalid(f"the inputs must have equally many rows: {texts}")
 
 
 def _check(name: str, array: np.ndarray, spec: tf.TensorSpec) -> np.ndarray:
