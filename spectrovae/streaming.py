@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from spectrovae.dsp import pqmf
 from spectrovae.errors import InputError
+from spectrovae.models.base import layers_of
 from spectrovae.representations import Subbands
 from spectrovae.streaming_layers import Remembering
 
@@ -41,6 +42,11 @@ class Steps:
         ]
         if not codec.whole or not isinstance(codec.representation, Subbands) or not remembering:
             raise InputError(f"{codec.name} ({codec.family}) cannot stream: that takes a rave fitted with --causal")
+        # A step replaces the layers of the model itself; one within another model would start anew with each block.
+        nested = {layer.name for part in (codec.encoder, codec.decoder) for layer in layers_of(part, Remembering)}
+        nested -= {layer.name for layer in remembering}
+        if nested:
+            raise InputError(f"{codec.name} cannot stream: {min(nested)} is in a model within its encoder or decoder")
         late = [layer.name for layer in remembering if not layer.causal]
         if late:
             raise InputError(

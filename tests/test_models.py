@@ -414,9 +414,8 @@ def test_a_linear_path_left_silent_is_named(family):
 
 
 @pytest.mark.parametrize("family", SPECTROGRAM_FAMILIES)
-@pytest.mark.parametrize("silent", ["half of each clip", "half of the clips"])
-def test_silence_does_not_make_the_gradients_larger(family, silent, speech_features):
-    """Digital silence is 0 in every cell; a few steps on, no gradient is more than ten times that without silence."""
+def test_silence_does_not_make_the_gradients_larger(family, speech_features):
+    """Digital silence is 0 in every cell; in the first steps no gradient is more than ten times that without it."""
     options = {"skip_noise": 0.1} if family == "unet" else {}
 
     def largest(features):
@@ -425,7 +424,7 @@ def test_silence_does_not_make_the_gradients_larger(family, silent, speech_featu
         model.initialise([features])
         optimizer = keras.optimizers.Adam(1e-3)
         norms = []
-        for _ in range(4):
+        for _ in range(3):
             with tf.GradientTape() as tape:
                 loss = model.compute_loss(features, y_pred=model(features, training=True), training=True)
             gradients = tape.gradient(loss, model.trainable_variables)
@@ -434,14 +433,13 @@ def test_silence_does_not_make_the_gradients_larger(family, silent, speech_featu
             optimizer.apply_gradients(pairs)
         return max(norms)
 
-    features = speech_features[:64].copy()
-    loud = largest(features)
-    if silent == "half of each clip":
-        features[:, :, 8:] = 0.0
-    else:
-        features[32:] = 0.0
-    assert largest(features) <= 10.0 * loud
-    assert largest(np.zeros_like(features)) <= 10.0 * loud
+    loud = speech_features[:32]
+    ends, clips, everything = loud.copy(), loud.copy(), np.zeros_like(loud)
+    ends[:, :, 8:] = 0.0
+    clips[16:] = 0.0
+    expected = largest(loud)
+    for features in (ends, clips, everything):
+        assert largest(features) <= 10.0 * expected
 
 
 def test_gaussian_likelihood_recomputed():
