@@ -15,7 +15,7 @@ from spectrovae.cli import main
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import TrainingError
-from spectrovae.evaluation.diagnostics import code_figures
+from spectrovae.evaluation.codes import code_figures
 from spectrovae.models import VAE, UNet
 from spectrovae.representations import REPRESENTATIONS as REGISTERED
 from spectrovae.training import divergence, examine, verdict

@@ -14,7 +14,8 @@ from spectrovae import files
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
-from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose
+from spectrovae.evaluation.codes import CodeCounts
+from spectrovae.evaluation.diagnostics import Probe, diagnose
 from spectrovae.evaluation.leak import speaker_leak
 from spectrovae.evaluation.systems import data_of, plain
 from spectrovae.models.base import sigma_of

@@ -273,11 +273,9 @@ def _judge_course(course: _Course, times: float, model, stalled: bool, corrupt: 
 
 
 def _overfitting(course: _Course, error: str, model, corrupt: str | None) -> Finding | None:
-    loss, watched, training, validation, best = (
-        course.loss, course.watched, course.training, course.validation, course.best,
-    )  # fmt: skip
-    rise, higher = (float(np.mean(values[-3:]) - values[best]) for values in (watched, validation))
-    rising = best < course.epochs - 3 and rise > 0.0 and loss[-1] < loss[best]
+    training, validation, best = course.training, course.validation, course.best
+    rise, higher = (float(np.mean(values[-3:]) - values[best]) for values in (course.watched, validation))
+    rising = best < course.epochs - 3 and rise > 0.0 and course.loss[-1] < course.loss[best]
     rising &= rise > OVERFIT_RISE * course.fall or higher > OVERFIT_RISE * validation[best]
     gap = validation[best] / training[best] if course.measure != "loss" and training[best] > 0 else 1.0
     if not rising and gap <= OVERFIT_GAP:
