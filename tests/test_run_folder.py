@@ -253,10 +253,10 @@ def test_data_that_moved_are_known_by_their_fingerprint(tmp_path, representation
     assert config != moved
     (tmp_path / "out" / "run").mkdir(parents=True)
     (tmp_path / "out" / "run" / "config.json").write_text(json.dumps(config))
-    assert fitting._check_out(tmp_path / "out", moved, resume=False, force=False) == config
+    assert fitting._check_out(tmp_path / "out", moved, resume=False, force=False, reuse=False) == config
     moved["data"]["fingerprint"] = "0"
     with pytest.raises(InputError, match="other settings .data.fingerprint"):
-        fitting._check_out(tmp_path / "out", moved, resume=False, force=False)
+        fitting._check_out(tmp_path / "out", moved, resume=False, force=False, reuse=False)
 
 
 def epochs_of(tmp_path, losses, monkeypatch, patience=0):
@@ -305,6 +305,14 @@ def test_a_full_disk_is_one_line_and_the_run_continues(
     assert history(out) == history(finished)
 
 
+def test_event_files_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "logs").write_text("no folder")
+    pictures = callbacks.TensorBoardPictures(tmp_path / "logs", None, None)
+    with pytest.raises(StorageError, match=r"^cannot write \S+/logs: Not a directory; run the same command again$"):
+        pictures.on_epoch_end(1, {"loss": 1.0})
+    pictures.close()
+
+
 # Damaged
 
 
@@ -322,7 +330,7 @@ def opened(finished, recordings, representation):
     trainer.compile(keras.optimizers.Adam(schedule), jit_compile=False)
 
     def run_of(out):
-        fitting._check_out(out, config, resume=True, force=False)
+        fitting._check_out(out, config, resume=True, force=False, reuse=False)
         task = Training(trainer, representation, recordings, out, options(), Run(out, config))
         task.enter = lambda stage: trainer.optimizer.build(trainer.trainable_variables)
         if task.run.begun:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import signal
 import sys
 import threading
@@ -261,9 +262,8 @@ class TensorBoardPictures(keras.callbacks.Callback):
             with files.writing(self.folder):
                 self._write(epoch, logs or {})
         except tf.errors.OpError as error:
-            raise StorageError(
-                f"cannot write {self.folder}: {error.message.splitlines()[0]}; make room and run the same command again"
-            ) from error
+            reason = re.sub(r"\{\{.*?\}\}\s*|\[Op:.*", "", error.message.splitlines()[0]).strip()
+            raise StorageError(f"cannot write {self.folder}: {reason}; run the same command again") from error
 
     def close(self) -> None:
         """Close the event file."""
