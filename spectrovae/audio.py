@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from spectrovae.dsp.defaults import default_samples
 from spectrovae.errors import InputError
 from spectrovae.files import replacing
 from spectrovae.reader import BLOCK, HALF, RATES, SUFFIXES, Info, Reader  # noqa: F401
@@ -289,13 +290,13 @@ def fit_length(waveform: np.ndarray, samples: int) -> np.ndarray:
 def example_length(sample_rate: int, samples: int | None = None, duration: float | None = None) -> int:
     """Samples of one training example: ``samples``, else ``duration`` (s), else about a second.
 
-    The default is 63 hops of 128 samples at 8 kHz, 8 064 samples or 1.008 s, which give 64 frames; a hop
-    doubles with the rate, so that it stays between 0.71 and 1.43 s.
+    The default is 63 of the default hops, which give 64 frames (:mod:`spectrovae.dsp.defaults`): 8 064 samples or
+    1.008 s at 8 kHz, between 0.5 and 1.01 s at other rates.
     """
     if samples is None and duration is not None:
         samples = round(duration * sample_rate)
     if samples is None:
-        samples = 63 * max(1, round(128 * 2.0 ** round(math.log2(sample_rate / 8000))))
+        samples = default_samples(sample_rate)
     if samples < 1:
         raise InputError(f"an example must have at least one sample, received {samples} (duration {duration} s)")
     return samples

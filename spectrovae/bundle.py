@@ -160,12 +160,16 @@ def saving(path: str | os.PathLike, description: dict) -> Iterator[Path]:
         if _is_folder(stage):
             shutil.rmtree(stage)
         stage.mkdir()
-        yield stage
-        hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
-        full = description | {"files": hashes}
-        files.write_json(stage / DESCRIPTION, full | {"digest": _digest(full)})
-        for file in (*stage.iterdir(), stage):
-            files.synchronise(file)
+        try:
+            yield stage
+            hashes = {file.name: files.sha256(file) for file in sorted(stage.iterdir())}
+            full = json.loads(files.json_text(path / DESCRIPTION, description | {"files": hashes}))
+            files.write_json(stage / DESCRIPTION, full | {"digest": _digest(full)})
+            for file in (*stage.iterdir(), stage):
+                files.synchronise(file)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
         os.rename(stage, path / ".saved")
         files.synchronise(path)
         _finish(path)
@@ -218,8 +222,8 @@ def _description_text(path: Path) -> bytes:
 
 
 def _digest(description: dict) -> str:
-    """SHA-256 of a description without its digest, as JSON with sorted keys."""
-    plain = json.loads(json.dumps({key: value for key, value in description.items() if key != "digest"}))
+    """SHA-256 of a description as it is read, without its digest, with sorted keys."""
+    plain = {key: value for key, value in description.items() if key != "digest"}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

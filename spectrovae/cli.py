@@ -16,7 +16,7 @@ from typing import Any
 import spectrovae
 from spectrovae import commands, environment, files
 from spectrovae.commands.parsing import Parser, number, whole_number
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.serving.deployment import IMAGE
 
 # models.FAMILIES, known without importing Keras
@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         environment.prepare_libraries()
         _check_inputs(options)
-        result, text = options.run(options)
+        with within_graphs():
+            result, text = options.run(options)
         print(json.dumps(files.as_json(result), indent=2, allow_nan=False) if options.json else text, flush=True)
         return 0
     except KeyboardInterrupt:
@@ -266,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     sub = command("scan", commands.data_scan, data)
-    sub.add_argument("data", metavar="DATA", help="folder of wav, flac, ogg and mp3 files")
+    sub.add_argument("data", metavar="DATA", help="folder of audio files: wav, flac, ogg, mp3, aiff, w64, ...")
     sub.add_argument("--out", help="write the manifest (JSON lines) here")
     naming_options(sub)
     sub.add_argument("--split", default="auto", choices=SPLIT_RULES, help="split rule to show")

@@ -124,7 +124,8 @@ class Codec:
         }
         names = ("representation", "encoder", "family", "prior", "learned_prior", "info", "data", "name")
         own |= {name: getattr(self, name) for name in names}
-        own["learned"] = self.learned if self.learned_prior is not None else None
+        same = self.learned_prior is not None and "learned_prior" not in changes
+        own["learned"] = self.learned if same else None
         return Codec(**(own | changes))
 
     @property

@@ -105,6 +105,15 @@ def flac_that_promises_less(raw: BinaryIO, size: int) -> bytes:
     return head[:18] + (word - samples).to_bytes(8, "big")
 
 
+def flac_sum(raw: BinaryIO) -> tuple[bytes, int]:
+    """The MD5 sum of a flac's samples by its header, and their bits; no bytes where none is stated."""
+    raw.seek(0)
+    head = raw.read(42)
+    bits = (int.from_bytes(head[18:26], "big") >> 36 & 31) + 1
+    known = len(head) == 42 and head[:4] == b"fLaC" and any(head[26:]) and bits in (8, 16, 24)
+    return (head[26:], bits) if known else (b"", 0)
+
+
 def _wav(raw: BinaryIO, size: int, head: bytes) -> Layout | None:
     big = head[:4] == b"RIFX"
     order, name = ">" if big else "<", "WAV" if head[:4] in (b"RIFF", b"RIFX") else "RF64"

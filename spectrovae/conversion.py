@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,13 +73,20 @@ def places(codec: Codec, speaker: Speaker, count: int) -> tf.Tensor:
         InputError: a name that the codec does not know, another number of names, or a codec without speakers.
     """
     check(codec)
-    names = [speaker] * count if isinstance(speaker, str) else list(map(str, speaker))
+    names = names_of(speaker, count)
     if len(names) != count:
         raise InputError(f"speaker must be one name or one for each of {count} sounds, received {len(names)}")
     for name in names:
         if name not in codec.speakers:
             raise InputError(f"speaker must be one of {', '.join(codec.speakers)}, received {name!r}")
     return tf.constant([codec.speakers.index(name) for name in names], tf.int32, [count])
+
+
+def names_of(names: Speaker | int, count: int) -> list[str]:
+    """One name (or a number, which a label may be) for each of ``count`` sounds, of one for all or one for each."""
+    if isinstance(names, Iterable) and not isinstance(names, str):
+        return list(map(str, names))
+    return [str(names)] * count
 
 
 def check(codec: Codec) -> None:

@@ -362,8 +362,20 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write ``value`` as indented JSON (no NaN, no infinity), whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write ``value`` as indented JSON (no NaN, no infinity), whole or not at all.
+
+    Raises:
+        InputError: a value that JSON does not have.
+    """
+    write_text(path, json_text(path, value) + "\n")
+
+
+def json_text(path: str | os.PathLike, value: Any) -> str:
+    """``value`` as indented JSON; the path is for the message of :func:`write_json`'s error."""
+    try:
+        return json.dumps(value, indent=2, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot write {path}: {error}; give numbers, text, lists and objects of them") from error
 
 
 def as_json(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from spectrovae.conversion import check_guidance
+from spectrovae.conversion import check_guidance, names_of
 from spectrovae.errors import InputError
 from spectrovae.sampling import normal
 
@@ -40,12 +40,13 @@ def generate(
 ) -> np.ndarray:
     """What :meth:`Codec.generate` does. A speaker is told to the prior and to the decoder, whichever knows any."""
     check_prior(codec)
-    if count < 1 or segments < 1:
-        raise InputError(f"count and segments must be at least 1, received {count} and {segments}")
+    for name, number, least in (("count", count, 1), ("segments", segments, 1), ("seed", seed, 0), ("top_k", top_k, 0)):
+        if not isinstance(number, int | np.integer) or number < least:
+            raise InputError(f"{name} must be a whole number, {least} at least, received {number!r}")
     if not (math.isfinite(temperature) and temperature >= 0.0):
         raise InputError(f"temperature must be 0 or more, received {temperature:g}")
-    if top_k < 0 or not 0.0 < top_p <= 1.0:
-        raise InputError(f"top_k must be 0 (all) or more, top_p above 0 and at most 1, received {top_k} and {top_p:g}")
+    if not 0.0 < top_p <= 1.0:
+        raise InputError(f"top_p must be above 0 and at most 1, received {top_p:g}")
     check_guidance(guidance)
     prior = codec.learned_prior
     given = {name: names for name, names in (conditions or {}).items() if names is not None}
@@ -139,7 +140,7 @@ def condition_classes(prior, given: Mapping[str, Names], count: int) -> dict[str
         if asked is None:
             classes[name] = np.full(count, prior.none_given(name), np.int32)
             continue
-        asked = [asked] * count if isinstance(asked, str) else list(map(str, asked))
+        asked = names_of(asked, count)
         if len(asked) != count:
             raise InputError(f"{name} must be one name or one for each of {count} sounds, received {len(asked)}")
         for one in asked:

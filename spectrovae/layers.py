@@ -54,6 +54,9 @@ class Sampling(keras.layers.Layer):
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
+    def build(self, mean_shape, log_variance_shape):
+        """No weights; with the names of the inputs, for Keras's ``summary``."""
+
     def call(self, mean, log_variance):
         noise = keras.random.normal(ops.shape(mean), seed=self.generator)
         return mean + ops.exp(0.5 * log_variance) * noise
@@ -193,8 +196,14 @@ class GradientReversal(keras.layers.Layer):
         self.weight = weight
 
     def call(self, inputs):
-        x = ops.cast(inputs, "float32")
-        return -self.weight * x + ops.stop_gradient(x + self.weight * x)
+        @ops.custom_gradient
+        def reverse(x):
+            def gradient(*args, upstream=None):
+                return -self.weight * (args[0] if upstream is None else upstream)
+
+            return x, gradient
+
+        return reverse(ops.cast(inputs, "float32"))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -297,7 +306,8 @@ class RandomWarp(keras.layers.Layer):
     """Play each example at a random tempo, from a random place and at a random pitch, by linear interpolation.
 
     Frame t of the output is frame t exp(u) + v of the input and bin b is bin b exp(w), with u, v and w uniform in
-    +-time_stretch, +-time_shift and +-bin_stretch; beyond an end what is at that end is held.
+    +-time_stretch, +-time_shift and +-bin_stretch; beyond an end what is at that end is held. As Keras's augmentations
+    it acts in training alone.
 
     Args:
         time_stretch: largest log of the change of tempo.
@@ -315,8 +325,10 @@ class RandomWarp(keras.layers.Layer):
         self.time_stretch, self.time_shift, self.bin_stretch, self.seed = time_stretch, time_shift, bin_stretch, seed
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         x = ops.cast(inputs, "float32")
+        if not training:
+            return x
         drawn = keras.random.uniform((3, ops.shape(inputs)[0], 1), -1.0, 1.0, seed=self.generator)
         if self.time_stretch or self.time_shift:
             frames = _interpolation(x.shape[2], self.time_stretch * drawn[0], self.time_shift * drawn[1])

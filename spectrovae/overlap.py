@@ -26,7 +26,7 @@ def windows(
         raise InputError(f"blocks (block_frames) must be at least 1 long, received {step}")
     parts: list[np.ndarray] = []
     waiting, offset = 0, 0
-    for part in values:
+    for part in (value[:, at : at + step] for value in values for at in range(0, max(value.shape[1], 1), step)):
         parts.append(part)
         waiting += part.shape[1]
         while waiting > offset + step + after:

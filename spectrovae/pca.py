@@ -59,10 +59,11 @@ def principal_components(
         capacity = max(2, min(max_clips, MAX_BYTES // clips[0].nbytes))
         for clip in clips:
             place = seen if seen < capacity else random.integers(seen + 1)
+            # Copies: a view would keep all of its batch in memory.
             if place == len(kept):
-                kept.append(clip)
+                kept.append(clip.copy())
             elif place < capacity:
-                kept[place] = clip
+                kept[place] = clip.copy()
             seen += 1
     if not seen:
         raise InputError("principal components need at least one training clip; received none: look at the train split")

@@ -22,6 +22,9 @@ _package = "spectrovae"
 GRADIENTS = ("rotation", "straight_through")
 COMMITMENTS = ("fixed", "adapted")
 EPSILON = 1e-5  # of the Laplace smoothing of a code's use
+SHORT = 0.05
+"""Length below which a vector has no direction: digital silence may be encoded as zeros, and a gradient through a
+length of next to nothing would be a million times the others'."""
 
 
 class Estimate(NamedTuple):
@@ -59,8 +62,8 @@ def nearest_index(distances):
 
 
 def unit_length(x):
-    """Vectors along the last dimension scaled to length 1; zero stays zero."""
-    return x * ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 1e-12)
+    """Vectors along the last dimension scaled to length 1; those shorter than ``SHORT`` by 1 / ``SHORT``."""
+    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), SHORT**2))
 
 
 def straight_through(encodings, vectors):
@@ -72,17 +75,22 @@ def rotation_trick(encodings, vectors):
     """``vectors``, as a rotation and scaling of ``encodings`` that the gradient takes for constant.
 
     With unit vectors u along e and q along v, and w along u + q: (e - 2 (e.w) w + 2 (e.u) q) |v| / |e| (Fifty et al.,
-    2024). Angles between gradient and encoding are carried over to the code's vector.
+    2024). Angles between gradient and encoding are carried over to the code's vector. Where e is shorter than ``SHORT``
+    times v, or than 1e-6, the gradient passes straight through: there is no angle, and the scale would have no bound.
     """
-    u, q = unit_length(encodings), unit_length(vectors)
-    w = unit_length(u + q)
-    lengths = [ops.sqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 1e-12) for x in (vectors, encodings)]
-    u, q, w, scale = (ops.stop_gradient(x) for x in (u, q, w, lengths[0] / lengths[1]))
+    e, v = ops.stop_gradient(encodings), ops.stop_gradient(vectors)
+    lengths = [ops.sqrt(ops.sum(ops.square(x), axis=-1, keepdims=True)) for x in (e, v)]
+    u, q = (x / ops.maximum(length, 1e-12) for x, length in zip((e, v), lengths))
+    w = u + q
+    w = w / ops.maximum(ops.sqrt(ops.sum(ops.square(w), axis=-1, keepdims=True)), 1e-12)
+    short = lengths[0] <= ops.maximum(SHORT * lengths[1], 1e-6)
+    scale = lengths[1] / ops.where(short, 1.0, lengths[0])
 
     def along(direction):
         return ops.sum(encodings * direction, axis=-1, keepdims=True)
 
-    return (encodings - 2.0 * along(w) * w + 2.0 * along(u) * q) * scale
+    rotated = (encodings - 2.0 * along(w) * w + 2.0 * along(u) * q) * scale
+    return ops.where(short, straight_through(encodings, vectors), rotated)
 
 
 def draw(points, weights, uniform):
@@ -304,7 +312,7 @@ class VectorQuantiser(Quantiser):
         vectors = ops.reshape(ops.stop_gradient(flat - rest), ops.shape(points))
         passed = {"rotation": rotation_trick, "straight_through": straight_through}[self.gradient](points, vectors)
         squares = ops.sum(ops.square(points - vectors), axis=tuple(range(1, len(points.shape))))
-        commitment = 0.5 * squares / (self._variance(flat) if self.commitment == "adapted" else 1.0)
+        commitment = 0.5 * squares / (self._variance(flat, vectors) if self.commitment == "adapted" else 1.0)
         positions = math.prod(points.shape[1:-1])
         return Estimate(passed, self._shaped(codes, points), commitment, ops.zeros_like(squares) + positions * unused)
 
@@ -351,9 +359,14 @@ class VectorQuantiser(Quantiser):
         choice = ops.mean(ops.softmax(-0.5 * distances / (variance + 1e-6), axis=-1), axis=0)
         return math.log(self.codebook_size) + ops.sum(choice * ops.log(choice + 1e-12))
 
-    def _variance(self, points):
-        """Of the batch's encodings, averaged over dimensions; a constant for the gradient."""
-        return ops.stop_gradient(ops.mean(ops.var(points, axis=0))) + 1e-6
+    def _variance(self, points, vectors):
+        """Of the batch's encodings, averaged over dimensions; a constant for the gradient.
+
+        It is taken as no less than a tenth of the codes' mean square: encodings that are all alike, as those of a batch
+        of silence, have none.
+        """
+        least = 0.1 * ops.mean(ops.square(vectors))
+        return ops.stop_gradient(ops.maximum(ops.mean(ops.var(points, axis=0)), least)) + 1e-6
 
     def compute_output_spec(self, inputs):
         shape = inputs.shape[:-1] if self.stages == 1 else (*inputs.shape[:-1], self.stages)

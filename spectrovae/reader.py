@@ -3,6 +3,8 @@
 libsndfile decodes. Where it reads a header otherwise than ``containers`` does, it is given the bare samples.
 """
 
+import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -82,6 +84,7 @@ class Reader:
         if size == 0:
             raise InputError(f"{self.path} is empty (0 bytes)")
         self._layout = layout = containers.layout(self._raw, size)
+        self._sum, self._bits = containers.flac_sum(self._raw)
         self._ends_early = containers.ends_early(self._raw, size)
         # From here on libsndfile moves the file's position.
         self._file = file = self._sound(size, layout)
@@ -92,6 +95,10 @@ class Reader:
                 f"{self.path} has {self.sample_rate} Hz by its header; expected {RATES[0]} to {RATES[1]} Hz: "
                 "correct the header"
             )
+        if file.format == "MP3":
+            with contextlib.suppress(soundfile.LibsndfileError):
+                file.seek(0)  # as soundfile.read does, for the same last bits
+        self._differs = False
         self._position, self._left = 0, np.zeros((0, self.channels), np.float32)
         self.block = max(1, BLOCK // self.channels)
         self.seekable = file.format not in ("OGG", "MP3", "FLAC") and file.subtype in _SEEKABLE
@@ -122,9 +129,11 @@ class Reader:
                 file.close()
             order = "LITTLE" if layout.little else "BIG"
             stretch = _Stretch(self._raw, layout.offset, layout.present)
-            return soundfile.SoundFile(
-                stretch, "r", layout.sample_rate, layout.channels, layout.subtype, order, "RAW"
-            )  # fmt: skip
+            described = layout.sample_rate, layout.channels, layout.subtype, order, "RAW"
+            try:
+                return soundfile.SoundFile(stretch, "r", *described)
+            except (soundfile.LibsndfileError, OverflowError) as error:
+                raise InputError(f"{self.path} is not readable audio: its header contradicts itself") from error
         if file is None:
             raise InputError(f"{self.path} is not readable audio: {reason}")
         return file
@@ -176,11 +185,16 @@ class Reader:
         Raises:
             InputError: at the end, where less than half of what the header promises was there.
         """
+        digest = hashlib.md5(usedforsecurity=False)
         while len(block := self.read(self.block)):
+            if self._sum:
+                scaled = np.rint(block * 2.0 ** (self._bits - 1)).astype("<i4")
+                digest.update(scaled.view(np.uint8).reshape(-1, 4)[:, : self._bits // 8].tobytes())
             yield block.T
             if len(block) < self.block:
                 break
         self.samples = self._position
+        self._differs = bool(self._sum) and digest.digest() != self._sum
         if not self.samples:
             raise InputError(f"{self.path} holds no samples, or its end is missing")
         if self.promised and self.samples < HALF * self.promised:
@@ -191,8 +205,11 @@ class Reader:
 
     def skip(self, samples: int) -> None:
         """Go forward; without decoding where the format has exact positions."""
-        if self.seekable:
-            self._position = self._file.seek(min(samples, self._file.frames))
+        if self.seekable and samples:
+            try:
+                self._position = self._file.seek(min(samples, self._file.frames))
+            except soundfile.LibsndfileError as error:
+                raise InputError(f"{self.path} is damaged or cut short before sample {samples}") from error
             return
         while samples > 0 and len(block := self.read(min(samples, self.block))):
             samples -= len(block)
@@ -207,6 +224,8 @@ class Reader:
             notes.append(f"cut short or damaged, {min(99.9, 100 * samples / self.promised):.3g} % of it is there")
         elif samples > self.promised:
             notes.append(f"its header states {self.promised} samples, {samples} are there and read")
+        elif self._differs:
+            notes.append("its samples are not those that its MD5 sum is of")
         if self._ends_early:
             notes.append("cut short, its last page is missing")
         if layout and layout.contradicts:

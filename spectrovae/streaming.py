@@ -72,7 +72,7 @@ class Steps:
         state = list(state)
         banks = [] if self.filters is None else [state.pop()]
         features, renewed = _run(self.codec.decoder, latent, state)
-        bands = tf.transpose(features[..., 0], [0, 2, 1]) * self.peak
+        bands = tf.transpose(self.codec.representation.samples_in(features)[..., 0], [0, 2, 1])
         if self.filters is None:
             return bands[..., 0], renewed
         waveform, bank = pqmf.synthesis_step(bands, banks[0], self.filters)

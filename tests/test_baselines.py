@@ -1,11 +1,14 @@
 """PCA against scikit-learn's."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA as Reference
 
 from spectrovae.errors import InputError
 from spectrovae.evaluation.baselines import fit_baselines
+from spectrovae.pca import principal_components
 
 
 @pytest.fixture
@@ -69,6 +72,18 @@ def test_more_clips_than_the_cap_are_sampled_but_all_averaged(features):
     assert 1.0001 < error / least < 1.5  # a sample fits a little worse, but not by much
     again = by_name(features, (4,), max_clips=40, seed=1)["PCA-4"]
     np.testing.assert_array_equal(pca.components, again.components)
+
+
+def test_principal_components_keep_no_more_clips_than_they_are_to():
+    """A clip that is kept is a copy: a view would keep the rest of its batch in memory."""
+    tracemalloc.start()
+    batches = (np.random.default_rng(n).standard_normal((64, 500)).astype(np.float32) for n in range(100))
+    principal_components(batches, 2, max_clips=50)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The clips kept, three times over (kept, stacked, centred), a batch in two types, and what a reservoir of views
+    # would keep is 50 batches: 6.4 MB.
+    assert peak < 2e6
 
 
 def test_no_clip_is_an_error():

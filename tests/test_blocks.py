@@ -131,6 +131,32 @@ def test_bad_pieces_are_refused():
         list(blocks.inverse(representation, []))
     with pytest.raises(InputError, match="block_frames"):
         list(blocks.forward(representation, [sound(100)], block_frames=0))
+    whole = Spectrum(8000, n_fft=256)
+    for nothing in ([], [np.zeros(0, np.float32)]):
+        with pytest.raises(InputError, match="nothing"):
+            list(blocks.forward(whole, nothing))
+    for nothing in ([], [np.zeros((129, 0, 1), np.float32)]):
+        with pytest.raises(InputError, match="nothing"):
+            list(blocks.inverse(whole, nothing))
+
+
+@pytest.mark.parametrize("name", ["log-stft", "mdct"])
+def test_statistics_of_bins_count_every_frame_once(name):
+    waveform = sound(4000) * np.linspace(0.01, 1, 4000, dtype=np.float32)
+    full, cut_up = (MAKERS[name](normalisation="per_bin") for _ in range(2))
+    full.adapt([waveform[None]])
+    blocks.adapt(cut_up, cut(waveform, [700]), block_frames=5)
+    np.testing.assert_allclose(cut_up.bin_mean, full.bin_mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(cut_up.bin_std, full.bin_std, rtol=1e-4)
+
+
+def test_one_long_array_is_cut_as_short_ones_are():
+    waveform = sound(5000)[None]
+    one = list(overlap.windows([waveform], 300, 50, 20))
+    many = list(overlap.windows(np.split(waveform, 50, axis=1), 300, 50, 20))
+    assert [found[1:] for found in one] == [found[1:] for found in many]
+    for (first, *_), (second, *_) in zip(one, many):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_a_cross_fade_keeps_the_level_and_mends_the_sign():

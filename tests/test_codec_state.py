@@ -84,6 +84,8 @@ def test_replace_keeps_everything_but_what_is_replaced(vae):
     assert found.learned["kind"] == "mixture"
     assert codec.learned_prior is None
     assert found.replace(info={}).learned == found.learned
+    assert found.replace(learned_prior=prior).learned == {"kind": "GaussianMixture"}
+    assert found.replace(learned_prior=None).learned_prior is None
 
 
 def test_parts_of_its_graphs_cannot_be_set(vae):
@@ -130,8 +132,9 @@ def test_a_sweep_of_guidance_makes_one_graph(drawing):
     assert np.isfinite(sounds).all()
 
 
-def test_guidance_as_a_tensor_is_guidance_as_a_number(drawing):
-    prior, uniform = drawing.learned_prior, np.random.default_rng(0).random((4, *drawing.learned_prior.noise_shape))
+def test_guidance_as_a_tensor_is_guidance_as_a_number():
+    prior = PRIORS["pixelcnn"]((2, 2), 4, preset="tiny", conditions={"label": ("0", "1")})
+    uniform = np.random.default_rng(0).random((4, *prior.noise_shape))
     conditions = {"label": np.array([0, 1, 0, 1], np.int32)}
     for layer in prior.condition_vectors:
         layer.set_weights([weight + noise(*weight.shape) * 10 for weight in layer.get_weights()])
@@ -278,3 +281,49 @@ def test_groups_of_other_batches_are_one_line():
     for broken in ([parts[0], *(z[:1] for z in parts[1:])], [z[:, :0] for z in parts]):
         with pytest.raises(InputError, match="latent must be shaped"):
             codec.decode(broken)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"count": 0}, {"count": 1.5}, {"segments": 0}, {"segments": "1"}, {"seed": -1}, {"seed": 0.5}, {"top_k": -1},
+     {"top_p": 0.0}, {"temperature": -1.0}, {"temperature": np.nan}, {"guidance": -1.0}, {"label": "2"}, {"label": 2},
+     {"label": ["0", "1"]}, {"speaker": "ann"}],
+)  # fmt: skip
+def test_a_draw_out_of_range_is_one_line(drawing, options):
+    with pytest.raises(InputError) as refused:
+        drawing.generate(**{"count": 1} | options)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_label_may_be_a_number(drawing):
+    np.testing.assert_array_equal(drawing.generate(1, label=1), drawing.generate(1, label="1"))
+
+
+@pytest.mark.parametrize("info", [{"loss": np.nan}, {"x": {1, 2}}])
+def test_what_json_lacks_is_one_line_and_leaves_the_bundle(vae, tmp_path, info):
+    path = tmp_path / "model"
+    with pytest.raises(InputError, match="cannot write"):
+        vae.replace(info=info).save(path)
+    assert not path.exists()
+    vae.save(path)
+    names = sorted(file.name for file in path.iterdir())
+    for broken in (vae.replace(info=info), vae.replace(data=info)):
+        with pytest.raises(InputError, match="cannot write"):
+            broken.save(path)
+        assert sorted(file.name for file in path.iterdir()) == names
+    vae.verify(path)
+
+
+def test_any_json_comes_back_from_a_bundle(vae, tmp_path):
+    info = {10: "ten", 9: (1, 2), "é\udce9": None, "big": 2**80, "small": 5e-324, "deep": [[[{}]]]}
+    vae.replace(info=info).save(tmp_path / "model")
+    expected = {str(key): value for key, value in info.items()} | {"9": [1, 2]}
+    assert Codec.load(tmp_path / "model").info == expected
+
+
+def test_a_folder_where_a_file_is_to_be_written_is_refused_before_anything_is(vae, tmp_path):
+    (tmp_path / "model" / "encoder.keras").mkdir(parents=True)
+    (tmp_path / "model" / "encoder.keras" / "mine").write_text("mine")
+    with pytest.raises(InputError, match="is a folder"):
+        vae.save(tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["encoder.keras"]

@@ -12,7 +12,7 @@ from page_check import check_page
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
-from spectrovae.evaluation import compare, format_comparison
+from spectrovae.evaluation import compare, format_comparison, measure, systems
 from spectrovae.evaluation.perturbations import perturb
 from spectrovae.models import VAE
 from spectrovae.representations import Chunks, LogSTFT
@@ -234,3 +234,54 @@ def test_perturbation_depends_on_clip_and_seed_alone():
         perturb(db, 1.0, [0, 1, 2], name="gremlins")
     with pytest.raises(InputError, match="0 or more"):
         perturb(db, -1.0, [0, 1, 2])
+
+
+def test_a_model_that_is_not_finite_on_a_clip_has_no_figures(recordings):
+    """Means over its other clips would flatter it."""
+    codecs = [codec(0.5), codec(0.5, "broken")]
+    groups = systems.gather(codecs, recordings, (2,), seed=0, log=lambda _: None)
+    model = next(system for system in groups[0].systems if system.name == "broken")
+    inside, seen = model.reconstructor.reconstruct_features, []
+
+    def spoilt(features):
+        output = np.array(inside(features))
+        if not seen:
+            output[0, 0, 0] = np.nan
+        seen.append(len(features))
+        return output
+
+    model.reconstructor.reconstruct_features = spoilt
+    logged: list[str] = []
+    measured = measure.measure(groups[0], recordings, "test", [0, 1, 2, 3], 2, {}, logged.append)
+    rows = measure.figures(measured, speakers=None, resamples=20, seed=0)
+    assert rows["broken"]["not_finite"] == 1
+    assert {value for name, value in rows["broken"].items() if name != "not_finite"} == {None}
+    assert rows["copy"]["rmse_db"] > 0
+    assert rows["copy"]["not_finite"] == 0
+    assert any("broken has no figures: 1 clip" in message for message in logged)
+
+
+def test_speed_is_measured_on_as_many_clips_however_many_there_are():
+    sizes = []
+
+    class Counting:
+        def reconstruct_features(self, features):
+            sizes.append(len(features))
+            return features
+
+    class Affine:
+        def from_db(self, db):
+            return db
+
+    system = systems.System("it", "model", Counting(), Affine(), 0, {})
+    for clips in (1, 5, 100):
+        assert system.clips_per_second(np.zeros((clips, 4, 4, 1), np.float32), seconds=0.0) > 0
+    assert set(sizes) == {systems.SPEED_CLIPS}
+
+
+def test_chosen_clips_come_in_full_batches(recordings):
+    chosen = [0, 2, 3, 5]
+    found = list(systems.batches(recordings, "test", chosen, 3))
+    assert [indices for indices, _ in found] == [[0, 2, 3], [5]]
+    waveforms = np.concatenate(list(recordings.waveforms("test")))
+    np.testing.assert_array_equal(np.concatenate([batch for _, batch in found]), waveforms[chosen])

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import keras
 import numpy as np
 import pytest
 
-from spectrovae import bundle
+from spectrovae import bundle, files
 from spectrovae.codec import Codec
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, StorageError
 from spectrovae.models.mixture import GaussianMixture
 from spectrovae.representations import LogSTFT
 
@@ -234,8 +235,6 @@ def test_two_writers_and_a_reader_never_mix_two_bundles(copied):
 
 
 def test_a_save_waits_for_another_and_says_who_writes(sound, copied, monkeypatch):
-    from spectrovae import files
-
     monkeypatch.setattr(bundle, "WAIT", 0.1)
     hold = "import sys\nfrom spectrovae import files\nwith files.locked(sys.argv[1], 'spectrovae fit'):\n"
     hold += "    print('held', flush=True); sys.stdin.read()"
@@ -249,3 +248,22 @@ def test_a_save_waits_for_another_and_says_who_writes(sound, copied, monkeypatch
     with files.locked(copied, "spectrovae fit"):
         sound.save(copied)  # of one thread, which holds it
     np.testing.assert_array_equal(sorted(os.listdir(copied)), sorted([*bundle.FILES, *bundle.OPTIONAL, "codec.json"]))
+
+
+@pytest.mark.parametrize("limit", [100, 9_000, 17_000])
+def test_a_disk_that_fills_during_a_save_leaves_the_old_bundle(sound, copied, limit):
+    """A limit of file sizes stands for the disk; each one is met by another file."""
+    sizes = sorted(os.path.getsize(copied / name) for name in os.listdir(copied))
+    assert limit < sizes[-1]
+    before, names = resource.getrlimit(resource.RLIMIT_FSIZE), sorted(os.listdir(copied))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises((StorageError, InputError)) as refused:
+            make(1).save(copied)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(str(refused.value).splitlines()) == 1
+    assert sorted(os.listdir(copied)) == names
+    assert damage.outcome(copied, sound) == "same"
+    make(1).save(copied)
+    assert Codec.load(copied).info["seed"] == 1

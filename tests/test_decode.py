@@ -31,7 +31,8 @@ def examples(recordings):
 
 
 @needs_tensorflow_io
-def test_a_plain_wav_is_proved_in_a_child_and_decoded_in_the_graph(folder):
+def test_a_plain_wav_is_proved_in_a_child_and_decoded_in_the_graph(folder, monkeypatch):
+    monkeypatch.setattr(decode, "WORTH", 5)
     recordings = Recordings.open(folder, samples=1000, cache_bytes=0)
     records = recordings.manifest.accepted
     proved = {record.path: record.checksum for record in records if record.checksum is not None}
@@ -43,20 +44,23 @@ def test_a_plain_wav_is_proved_in_a_child_and_decoded_in_the_graph(folder):
     by_soundfile = Recordings.open(folder, samples=1000, cache_bytes=0, decoder="soundfile")
     assert all(record.checksum is None for record in by_soundfile.manifest.accepted)
     np.testing.assert_array_equal(examples(recordings), examples(by_soundfile))
-    # What fits in memory is decoded once, so that a proof would cost more than it saves.
+    # What fits in memory is decoded once, so that a proof would cost more than it saves; so for a few files.
+    monkeypatch.setattr(decode, "WORTH", 6)
+    few = Recordings.open(folder, samples=1000, cache_bytes=0)
+    assert not any(record.checksum for record in few.manifest.accepted)
+    monkeypatch.setattr(decode, "WORTH", 5)
     assert not any(record.checksum for record in Recordings.open(folder, samples=1000).manifest.accepted)
 
 
 @needs_tensorflow_io
-@pytest.mark.parametrize("align", [0, 65535])
-def test_a_header_that_changes_while_training_does_not_end_the_process(folder, align):
-    recordings = Recordings.open(folder, samples=1000, cache_bytes=0)
+def test_a_header_that_changes_while_training_does_not_end_the_process(folder):
+    recordings = Recordings.open(folder, samples=1000, cache_bytes=0, decoder="tensorflow-io")
     expected = examples(recordings)
     batches = {split: recordings.waveforms(split, 2) for split in ("train", "validation", "test")}
     for number in range(5):
         with (folder / f"{number}.wav").open("r+b") as file:
             file.seek(32)
-            file.write(struct.pack("<H", align))  # tensorflow-io divides by it
+            file.write(struct.pack("<H", 65535 * (number % 2)))  # tensorflow-io divides by it
     found = np.concatenate([batch.numpy() for split in batches.values() for batch in split])
     np.testing.assert_array_equal(found, expected)
 

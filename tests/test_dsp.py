@@ -20,6 +20,7 @@ from spectrovae.dsp.stft import (
     power_to_db,
     stft,
 )
+from spectrovae.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:n_fft=:UserWarning")  # librosa, on short signals
 
@@ -67,6 +68,12 @@ def test_stft_equals_librosa(n_fft, hop_length, samples, batch):
     expected = librosa_stft(waveform, n_fft, hop_length)
     assert spectrum.shape == expected.shape == (batch, frame_count(samples, hop_length), 1 + n_fft // 2)
     np.testing.assert_allclose(spectrum, expected, atol=1e-6 * n_fft)
+
+
+@pytest.mark.parametrize("n_fft", [1, 5, 511])
+def test_an_odd_window_is_refused(n_fft):
+    with pytest.raises(InputError, match="n_fft must be an even number"):
+        stft(tf.zeros((1, 100)), n_fft, 1)
 
 
 @pytest.mark.parametrize(("n_fft", "hop_length"), SIZES)

@@ -137,7 +137,7 @@ for line in sys.stdin:
 
 
 def test_sigkill(tmp_path):
-    """At fifty moments: tests/nightly/test_resume.py."""
+    """At fifty moments: tests/nightly/test_exact_resume.py."""
     check_kills(4, tmp_path)
 
 

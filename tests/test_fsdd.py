@@ -5,6 +5,7 @@ import http.server
 import io
 import os
 import threading
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def zipped(files, extra=()):
 class Server:
     """Serves one body over loopback http, with Range if ``ranges``, at most ``limit`` bytes a time."""
 
-    def __init__(self, body, ranges=True, limit=None):
+    def __init__(self, body, ranges=True, limit=None, redirect=None):
         self.body, self.ranges, self.limit, self.asked = body, ranges, limit, []
         outer = self
 
@@ -43,6 +44,11 @@ class Server:
             def do_GET(self):
                 asked = self.headers.get("Range")
                 outer.asked.append(asked)
+                if redirect:
+                    self.send_response(302)
+                    self.send_header("Location", redirect)
+                    self.end_headers()
+                    return
                 start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.ranges else 0
                 if start >= len(outer.body) > 0:
                     self.send_error(416)
@@ -141,6 +147,18 @@ def test_paths_in_an_archive_lead_nowhere(tmp_path, contents):
     fsdd.download(tmp_path / "inside" / "fsdd", archive=tmp_path / "inside" / "a.zip")
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {*contents, "README.md", "a.zip"}
+
+
+def test_a_redirect_to_a_plain_address_is_refused_before_it_is_requested(tmp_path, serve, contents):
+    with pytest.raises(InputError, match="refusing to download from http://plain.invalid/x.zip"):
+        fsdd.download(tmp_path / "fsdd", url=serve(b"", redirect="http://plain.invalid/x.zip").url)
+    other = serve(zipped(contents))
+    fsdd.download(tmp_path / "fsdd", url=serve(b"", redirect=other.url).url)
+    assert len(other.asked) == 1
+    request = urllib.request.Request("https://example.com/fsdd.zip")
+    with pytest.raises(InputError, match="refusing"):
+        fsdd._SafeRedirects().redirect_request(request, None, 302, "Found", {}, other.url)
+    assert len(other.asked) == 1
 
 
 def test_without_a_network_it_says_what_to_do(tmp_path):

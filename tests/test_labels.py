@@ -39,6 +39,10 @@ def write(folder, names, rate=8000, samples=400):
         (["x/train/dog/1.wav", "x/val/cat/2.wav"], ["dog", "cat"]),
         (["birds/wren/a.wav", "birds/b.wav", "c.wav"], ["wren", "birds", None]),
         (["a.wav", "b.wav"], [None, None]),
+        (["train/a.wav", "test/b.wav"], [None, None]),
+        (["train/audio/a.wav", "test/audio/b.wav"], [None, None]),
+        (["2024-05-01/a.wav", "2024-05-02/b.wav"], [None, None]),
+        (["dogs/a.wav", "dogs/b.wav"], ["dogs", "dogs"]),
         (["3_theo_7.wav", "dog/4_ann_1.wav"], ["3", "4"]),  # the name before the folder
     ],
 )

@@ -162,6 +162,58 @@ def test_damaged_or_newer_manifests_are_refused(tmp_path, mixed):
         scan(mixed).write(path / "below-a-file" / "m.jsonl")
 
 
+VALUES = [
+    None, True, False, 0, 1, -1, 2**31, 2**63, 10**400, 0.5, -1e9, "", "x", "../x.wav", "/etc/passwd", "a\0b",
+    "\ud800", "0" * 64, [], [1], ["a"], {}, {"a": 1}, {"a": "b"}, float("nan"), float("inf"),
+]  # fmt: skip
+
+
+def test_every_mutation_of_a_manifest_is_read_or_one_line(tmp_path, mixed):
+    path = write(scan(mixed), tmp_path / "m.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    places = [(row, name) for row in (0, 1, 5) for name in lines[row]]
+    refused = []
+    for row, name in places:
+        for value in (*VALUES, KeyError):
+            changed = [dict(line) for line in lines]
+            if value is KeyError:
+                del changed[row][name]
+            else:
+                changed[row][name] = value
+            path.write_text("\n".join(map(json.dumps, changed)))
+            try:
+                found = Manifest.read(path)
+                found.splits("hash")
+                json.dumps(found.summary())
+                assert found.accepted
+            except InputError as error:
+                refused.append(str(error))
+    assert not any("\n" in message or len(message) > 400 for message in refused)
+    assert len(refused) > len(places) * len(VALUES) // 2
+    for damaged in ("null", "3", '"a"', "[]", '{"a": 1}', "[[[]]]" * 3, "[" * 100_000):
+        path.write_text(json.dumps(lines[0]) + "\n" + damaged)
+        with pytest.raises(InputError, match=r"damaged|not a manifest"):
+            Manifest.read(path)
+    path.write_text(json.dumps(lines[0]))
+    with pytest.raises(InputError, match="lists no recording that can be used; scan its folder again"):
+        Manifest.read(path)
+
+
+def test_manifests_of_version_1_are_read(tmp_path, mixed):
+    found = scan(mixed)
+    path = write(found, mixed / "m.jsonl")
+    header, *lines = map(json.loads, path.read_text().splitlines())
+    for name in ("endings", "unreadable"):
+        del header[name]
+    new = {"note", "loud", "dc", "checksum", "split"}
+    older = [{name: value for name, value in line.items() if name not in new} for line in lines]
+    path.write_text("\n".join(map(json.dumps, [header | {"version": 1}, *older])))
+    read = Manifest.read(path)
+    assert read.fingerprint == found.fingerprint
+    assert [record.path for record in read.accepted] == [record.path for record in found.accepted]
+    read.check()
+
+
 def test_files_that_changed_or_vanished_are_noticed(mixed):
     found = scan(mixed)
     found.check()

@@ -141,3 +141,20 @@ def test_ratio_of_rmses():
     assert metrics.rmse_ratio(np.array([1.0, 3.0]), np.array([4.0, 12.0]), resamples=100) == pytest.approx(
         (0.5, 0.5, 0.5)
     )
+
+
+def test_one_clip_tells_nothing_of_others():
+    """Neither one clip, nor one with a value among several, nor one cluster has an interval."""
+    several = np.array([1.0, 2.0, 4.0])
+    assert metrics.mean(np.array([3.0]))[0] == 3.0
+    for estimate in (
+        metrics.mean(np.array([3.0])),
+        metrics.mean(np.array([np.nan, 3.0, np.nan])),
+        metrics.mean(several, clusters=["a", "a", "a"]),
+        metrics.pooled_rmse(np.array([4.0, 0.0]), np.array([2.0, 0.0])),
+    ):
+        assert np.isfinite(estimate.value)
+        assert np.isnan([estimate.low, estimate.high]).all()
+    assert metrics.mean(several).low < metrics.mean(several).high
+    assert metrics.deviation([1.0]) is None
+    assert metrics.deviation([1.0, 3.0]) == pytest.approx(2**0.5)

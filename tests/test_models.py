@@ -1,6 +1,7 @@
 """Every model family: its parts on their own, its training, its losses recomputed naively."""
 
 import importlib.util
+import warnings
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 from families import SPECTROGRAM_FAMILIES, shapes
 
 from spectrovae.errors import InputError
-from spectrovae.layers import CalibratedSigma
+from spectrovae.layers import CalibratedSigma, Sampling
 from spectrovae.models import FAMILIES, VAE, UNet
 from spectrovae.models.base import layers_of, sigma_of
 from spectrovae.representations import Chunks, Subbands
@@ -357,6 +358,90 @@ def test_a_batch_of_near_silence_does_not_outweigh_the_others():
             nll = tf.reduce_mean(model.calibrated_nll(features, prediction, training=True))
         norms.append(np.linalg.norm(tape.gradient(nll, prediction)))
     assert norms[2] <= 10.0 * norms[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_summary_after_a_step(family, capsys):
+    model, features = make(family), noise(4, *shapes(family)[0])
+    model.compile()
+    model.train_on_batch(features)
+    model.summary()
+    assert f'Model: "{model.name}"' in capsys.readouterr().out
+    (layer,) = [layer for layer in model.layers if isinstance(layer, Sampling)] or [Sampling()]
+    found = layer.compute_output_spec(keras.KerasTensor((None, 3)), keras.KerasTensor((None, 3)))
+    assert (found.shape, found.dtype) == ((None, 3), "float32")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_loss_and_sample_weights_are_refused(family):
+    model, features = make(family), noise(4, *shapes(family)[0])
+    for options in ({"loss": "mse"}, {"metrics": ["mae"]}, {"weighted_metrics": ["mae"]}):
+        with pytest.raises(InputError, match="has its own loss and metrics"):
+            model.compile(**options)
+    with pytest.raises(InputError, match="sample_weight is not supported"):
+        model.compute_loss(features, y_pred=model(features), sample_weight=np.ones(4))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_of_none_is_chosen_and_kept(family):
+    first, second = make(family, seed=None), make(family, seed=None)
+    assert first.seed != second.seed
+    assert FAMILIES[family].from_config(first.get_config()).seed == first.seed
+
+
+@pytest.mark.parametrize("family", SPECTROGRAM_FAMILIES)
+def test_without_its_scale_the_error_is_no_db(family):
+    model, features = make(family), noise(4, *shapes(family)[0])
+    model.compile()
+    found = model.evaluate(features, verbose=0, return_dict=True)
+    error = np.asarray(model.reconstruct(features)) - features
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean(error[..., 0] ** 2)), rel=1e-4)
+    assert "rmse_db" not in found
+
+
+@pytest.mark.parametrize("family", ["autoencoder", "vae"])
+def test_a_linear_path_left_silent_is_named(family):
+    model, features = make(family, linear="principal"), noise(4, *shapes(family)[0])
+    model.compile()
+    with pytest.warns(UserWarning, match="call initialise"):
+        model.fit(features, verbose=0)
+    model = make(family, linear="principal")
+    model.initialise([features])
+    model.compile()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(features, verbose=0)
+
+
+@pytest.mark.parametrize("family", SPECTROGRAM_FAMILIES)
+@pytest.mark.parametrize("silent", ["half of each clip", "half of the clips"])
+def test_silence_does_not_make_the_gradients_larger(family, silent, speech_features):
+    """Digital silence is 0 in every cell; a few steps on, no gradient is more than ten times that without silence."""
+    options = {"skip_noise": 0.1} if family == "unet" else {}
+
+    def largest(features):
+        keras.utils.set_random_seed(0)
+        model = make(family, **options)
+        model.initialise([features])
+        optimizer = keras.optimizers.Adam(1e-3)
+        norms = []
+        for _ in range(4):
+            with tf.GradientTape() as tape:
+                loss = model.compute_loss(features, y_pred=model(features, training=True), training=True)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables) if g is not None]
+            norms.append(np.sqrt(sum(np.sum(np.square(np.asarray(g, np.float64))) for g, _ in pairs)))
+            optimizer.apply_gradients(pairs)
+        return max(norms)
+
+    features = speech_features[:64].copy()
+    loud = largest(features)
+    if silent == "half of each clip":
+        features[:, :, 8:] = 0.0
+    else:
+        features[32:] = 0.0
+    assert largest(features) <= 10.0 * loud
+    assert largest(np.zeros_like(features)) <= 10.0 * loud
 
 
 def test_gaussian_likelihood_recomputed():

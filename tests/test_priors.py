@@ -148,6 +148,21 @@ def test_draws_of_a_row_depend_on_it_alone_and_survive_saving(kind, tmp_path):
     np.testing.assert_array_equal(again.draw(noise, given, temperature), drawn)
 
 
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+@pytest.mark.parametrize("variance", [0.0, -1.0, np.nan, np.inf])
+def test_a_mixture_of_any_variance_that_is_not_positive_is_refused(covariance, variance):
+    mixture = GaussianMixture((2,), components=2, covariance=covariance)
+    variances = np.array([[1.0, 1.0], [1.0, variance]])
+    covariances = np.stack([np.diag(row) for row in variances]) if covariance == "full" else variances
+    with pytest.raises(InputError, match="not positive definite"):
+        mixture.set_mixture([0.5, 0.5], np.zeros((2, 2)), covariances)
+
+
+def test_a_prior_refuses_another_loss():
+    with pytest.raises(InputError, match="has its own loss and metrics"):
+        GaussianMixture((2,)).compile(loss="mse")
+
+
 def test_what_is_no_prior_is_refused():
     for make in (
         lambda: GaussianMixture((3,), preset="huge"),

@@ -248,6 +248,16 @@ def test_stretches_of_one_recording_are_told_apart(codec, tmp_path):
     assert row["train"] < sum(clip.end <= begin or clip.begin >= end for clip in clips)
 
 
+@pytest.mark.parametrize("samples", [790, 800, 815])
+def test_examples_are_as_long_as_those_of_the_fit(codec, tmp_path, samples):
+    soundfile.write(tmp_path / "take.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 24_000), 8000)
+    own = Recordings.open(tmp_path, samples=samples)
+    again = recordings_for([codec.replace(data=own.provenance())])
+    same = codec.representation.feature_shape(samples) == codec.feature_shape
+    assert again.samples == (samples if same else codec.segment_samples)
+    assert (again.fingerprint == own.fingerprint) == same
+
+
 def test_toy_sounds_are_told_apart_by_what_they_are(codec):
     def opened(name):
         return Recordings.open(name, sample_rate=8000, samples=800)

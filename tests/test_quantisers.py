@@ -249,6 +249,40 @@ def test_rotation_trick_is_a_rotation_and_a_scaling(seed):
         np.testing.assert_allclose(found[row], scale * rotation.T @ g[row], atol=2e-3 * np.abs(found[row]).max())
 
 
+@pytest.mark.parametrize("length", [0.0, 1e-9, 1e-4, 0.04])
+def test_rotation_trick_of_next_to_nothing_is_the_code_and_passes_straight_through(length):
+    e, q = np.float32(length * unit(points(4, 5))), unit(points(4, 5, seed=1))
+    np.testing.assert_allclose(quantisers.rotation_trick(e, q), q, atol=1e-6)
+    upstream = points(4, 5, seed=2)
+    found = gradient(lambda x: quantisers.rotation_trick(x, tf.constant(q)), e, upstream)
+    np.testing.assert_allclose(found, upstream, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-9, 1e-3, 1.0])
+def test_unit_length_has_a_bounded_gradient(length):
+    x, upstream = np.float32(length * unit(points(4, 5))), unit(points(4, 5, seed=1))
+    found = gradient(quantisers.unit_length, x, np.float32(upstream))
+    assert np.linalg.norm(found, axis=-1).max() <= 1.001 / max(length, quantisers.SHORT)
+    np.testing.assert_allclose(quantisers.unit_length(x), x / max(length, quantisers.SHORT), atol=1e-6)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("choice", ["rotation", "straight_through"])
+def test_encodings_of_silence_have_a_bounded_gradient(choice, normalise):
+    layer = make(entries=unit(points(1, 6, 3)), gradient=choice, normalise=normalise)
+    silent = np.zeros((8, 3), np.float32)
+    for encodings in (silent, np.concatenate([silent, points(8, 3)])):
+
+        def loss(x):
+            estimate = layer.estimate(x, training=False)
+            return tf.reduce_sum(estimate.vectors) + tf.reduce_mean(estimate.commitment + estimate.unused)
+
+        found = gradient(loss, encodings, np.float32(1.0))
+        assert np.isfinite(found).all()
+        # |points - codes| is 1, their variance no less than a tenth of a third, and both pass 1 / SHORT.
+        assert np.abs(found).max() < (30.0 + 10.0) / quantisers.SHORT
+
+
 def test_straight_through_passes_the_gradient_as_it_is():
     e, q, g = (points(7, 5, seed=i) for i in range(3))
     np.testing.assert_allclose(quantisers.straight_through(e, q), q, atol=1e-6)

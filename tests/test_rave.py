@@ -276,7 +276,7 @@ def check_resume(epoch, whole, recordings, tmp_path, monkeypatch):
 
 
 def test_killed_as_the_second_stage_begins_it_continues_exactly(whole, recordings, tmp_path, monkeypatch):
-    """In other epochs: tests/nightly/test_resume.py."""
+    """In other epochs: tests/nightly/test_exact_resume.py."""
     check_resume(2, whole, recordings, tmp_path, monkeypatch)
 
 

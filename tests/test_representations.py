@@ -1,5 +1,6 @@
 """Representations against librosa and scikit-learn, and round trips that each must survive."""
 
+import itertools
 import warnings
 
 import keras
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectrovae import representations
+from spectrovae.audio import example_length
 from spectrovae.dsp.phase import METHODS
 from spectrovae.errors import InputError
 from spectrovae.representations import NORMALISATIONS, REPRESENTATIONS, LogSTFT
+from spectrovae.representations.normalise import bin_statistics
 
 KINDS = [(name, normalisation) for name, kind in REPRESENTATIONS.items() for normalisation in kind.normalisations]
 
@@ -132,6 +135,120 @@ def test_per_bin_leaves_a_constant_bin_finite():
     representation = small("per_bin")
     representation.adapt([np.zeros((2, 500), np.float32)])
     np.testing.assert_allclose(representation(np.zeros((1, 500), np.float32)).numpy(), 0.0, atol=1e-4)
+
+
+def kinds(**options):
+    """(name, representation) of every kind, scale and companding, small."""
+    search = {"phase_iterations": 2, **options}
+    yield "log-stft", LogSTFT(8000, n_fft=128, hop_length=32, **search)
+    yield "log-mel", representations.LogMel(8000, n_fft=256, hop_length=64, n_mels=12, inversion_iterations=9, **search)
+    for phase in ("cos_sin", "instantaneous_frequency"):
+        yield phase, representations.MagnitudePhase(8000, n_fft=128, hop_length=32, phase=phase, **options)
+    for companding in ("asinh", "mu_law", "linear", "sign_log"):
+        yield f"mdct, {companding}", representations.MDCT(8000, frame_length=64, companding=companding, **options)
+    for content, scale in itertools.product(("magnitude", "magnitude_phase", "mdct"), ("db", "linear")):
+        yield f"{content}, {scale}", representations.Spectrum(8000, n_fft=64, content=content, scale=scale, **options)
+
+
+PER_BIN = dict(kinds(normalisation="per_bin", dynamic_range=140.0))
+PER_EXAMPLE = dict(kinds(normalisation="per_example", dynamic_range=140.0, max_db=-30.0))
+ALL = dict(kinds()) | {f"{name}, per_example": kind for name, kind in PER_EXAMPLE.items()}
+ALL |= {f"{name}, per_bin": kind for name, kind in PER_BIN.items()}
+ALL |= {
+    "subbands": representations.Subbands(8000), "one band": representations.Subbands(8000, bands=1, peak=0.1),
+    "chunks": representations.Chunks(8000, length=64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("level", [0.3, 0.003, 1e-4])
+@pytest.mark.parametrize("name", PER_BIN)
+def test_per_bin_gives_every_bin_unit_variance(name, level):
+    """Of noise, at any level, on any scale; bins of a coloured spectrum too."""
+    random = np.random.default_rng(0)
+    waveform = np.cumsum(random.standard_normal((300, 640)), axis=1) + 0.1 * random.standard_normal((300, 640))
+    waveform = (level * waveform / np.abs(waveform).max()).astype(np.float32)
+    representation = PER_BIN[name]
+    representation.adapt([waveform[:200], waveform[200:]])
+    features = representation(waveform).numpy()[:, : representation.bins, :, 0]
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(features), axis=(0, 2))), 1.0, atol=2e-3)
+    if not representation.about_zero:
+        np.testing.assert_allclose(features.mean(axis=(0, 2)), 0.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("amplitude", [0.9, 0.01, 1e-5, 4.0])
+@pytest.mark.parametrize("name", PER_EXAMPLE)
+def test_per_example_keeps_the_level_of_any_clip(name, amplitude):
+    """The peak of the range is -30 dB and its floor -170 dB; a clip may be louder than the one."""
+    representation = PER_EXAMPLE[name]
+    waveform = np.float32(amplitude) * np.sin(np.arange(640) * np.float32([[0.3], [0.9]])).astype(np.float32)
+    statistics = representation.statistics(representation.decibels(waveform))
+    features = representation(waveform)
+    level = representation.analyse(waveform, representation.min_db).numpy()[..., 0]
+    again = representation.to_db(features, statistics).numpy()[..., 0]
+    np.testing.assert_allclose(again, level, atol=0.05)
+    if representation.keeps_phase:
+        found = representation.inverse(features, 640, statistics).numpy()
+        np.testing.assert_allclose(found, waveform, atol=2e-3 * amplitude)
+
+
+def test_a_clip_below_the_floor_is_not_raised_to_it():
+    """Its features are divided by the floor's value, not by their own."""
+    representation = representations.MDCT(8000, frame_length=64, normalisation="per_example", dynamic_range=60.0)
+    waveform = (1e-5 * noise(1, 640)).astype(np.float32)
+    statistics = representation.statistics(representation.decibels(waveform))
+    found = representation.inverse(representation(waveform), 640, statistics).numpy()
+    np.testing.assert_allclose(found, waveform, atol=1e-9)
+
+
+def test_a_constant_bin_is_divided_by_what_others_vary_by():
+    values = np.zeros((2, 3, 100, 1))
+    values[:, 0, :, 0], values[:, 1, :, 0] = 1e-4 * noise(2, 100), 1e-2 * noise(2, 100)
+    values[:, 2] = -80.0
+    _, std = bin_statistics([values])
+    assert std[2] == pytest.approx(np.sqrt(std[0] * std[1]))
+    assert bin_statistics([np.full((1, 2, 5, 1), -80.0)])[1].tolist() == [1.0, 1.0]
+
+
+# What a decoder may answer
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("size", [1e3, np.inf])
+def test_any_features_give_a_finite_and_bounded_waveform(name, size):
+    representation = ALL[name]
+    if representation.normalisation == "per_bin":
+        representation.adapt([noise(4, 640)])
+    shape = (2, *representation.feature_shape(640))
+    random = np.random.default_rng(0)
+    features = np.where(random.random(shape) < 0.5, -size, size) if size == np.inf else size * random.normal(size=shape)
+    statistics = np.float32([[-60.0, -10.0]] * 2) if representation.normalisation == "per_example" else None
+    waveform = representation.inverse(features.astype(np.float32), 640, statistics).numpy()
+    assert waveform.shape == (2, 640)
+    assert np.isfinite(waveform).all()
+    # 20 dB above full scale in each of 64 bins or 128 samples at most.
+    assert np.abs(waveform).max() < 1e4
+
+
+@pytest.mark.parametrize("name", ["log-stft", "cos_sin", "mdct, asinh", "subbands"])
+def test_features_that_are_no_number_stay_visible(name):
+    features = np.full((1, *ALL[name].feature_shape(640)), np.nan, np.float32)
+    assert np.isnan(ALL[name].inverse(features, 640).numpy()).any()
+
+
+# Defaults
+
+
+@pytest.mark.parametrize(
+    "rate", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000, 1000]
+)
+def test_an_example_of_the_default_length_has_64_frames(rate):
+    samples = example_length(rate)
+    assert 0.5 <= samples / rate <= 1.01
+    for name in ("log-stft", "log-mel", "magnitude-phase", "mdct"):
+        options = {"n_mels": 4} if name == "log-mel" else {}
+        representation = REPRESENTATIONS[name](rate, **options)
+        assert representation.feature_shape(samples)[1] == 64, name
+        assert representation.hop_length / rate <= 0.016
 
 
 def test_per_example_spans_0_1_and_ignores_the_others(speech):

@@ -5,9 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from test_resume import stopping
+from interrupts import interrupt, stopping
 
-from spectrovae.data.pipeline import shuffled
+from spectrovae.data.order import shuffled
 from spectrovae.errors import TrainingError
 from spectrovae.training.resumable import Resumable
 
@@ -48,10 +48,6 @@ def test_it_continues_exactly(epoch, tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(a, b)
     run.clear()
     assert not list((tmp_path / "parts").iterdir())
-
-
-def interrupt():
-    raise KeyboardInterrupt
 
 
 def test_other_settings_and_damage_start_over(tmp_path, capsys):

@@ -46,7 +46,7 @@ def check_resume(family, recordings, representation, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_continues_exactly(recordings, representation, tmp_path, monkeypatch):
-    """Other families: tests/nightly/test_resume.py."""
+    """Other families: tests/nightly/test_exact_resume.py."""
     check_resume("vae", recordings, representation, tmp_path, monkeypatch)
 
 

@@ -39,7 +39,8 @@ class Parser(argparse.ArgumentParser):
         return namespace, extra
 
     def _given(self, args) -> frozenset[str]:
-        defaults = {action: action.default for action in self._actions}
+        # argparse checks the default of an optional positional argument against its choices: it stays as it is.
+        defaults = {action: action.default for action in self._actions if action.option_strings}
         try:
             for action in defaults:
                 action.default = argparse.SUPPRESS
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         finally:
             for action, default in defaults.items():
                 action.default = default
-        return frozenset(vars(given)) - frozenset(self._defaults)
+        return frozenset(name for name, value in vars(given).items() if value is not None) - frozenset(self._defaults)
 
     def _refuse_unknown(self, args: Sequence[str]) -> None:
         known = list(self._option_string_actions)

@@ -56,7 +56,7 @@ def data_scan(options) -> tuple[dict, str]:
         _check_manifest(options)
     manifest = scan(options.data, **naming(options), progress=counter("scanned"))
     splits = {name: len(records) for name, records in manifest.splits(options.split).items()}
-    result = manifest.summary() | {"splits": splits}
+    result = manifest.summary() | {"splits": splits, "naming": list(manifest.notes)}
     if options.out:
         manifest.write(options.out)
         result["manifest"] = options.out
@@ -112,7 +112,7 @@ def transform(options) -> tuple[dict, str]:
 
     if options.max_db is None:
         representation = build_representation(options, sample_rate, max_db=representation.peak_db(pieces()))
-    representation.adapt(pieces())
+    blocks.adapt(representation, waveform())
     figures = ceiling.write(representation, waveform, samples, options.out, force=options.force)
     return figures | {"folder": options.out}, f"{options.out}: {plain(figures)}"
 

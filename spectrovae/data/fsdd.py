@@ -122,8 +122,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            _check_scheme(response.geturl())
+        with urllib.request.build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT) as response:
             if response.status != 206:  # the server sends the whole from its beginning
                 done = 0
             length = response.headers.get("Content-Length")
@@ -156,10 +155,22 @@ def _by_hand(url: str, reason: str) -> str:
     )
 
 
-def _check_scheme(url: str) -> None:
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses a redirect to a plain address before it is requested."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        _check_scheme(newurl, local=_is_local(req.full_url))
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_local(url: str) -> bool:
     parts = urllib.parse.urlsplit(url)
-    local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if parts.scheme != "https" and not local:
+    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _check_scheme(url: str, local: bool = True) -> None:
+    """Refuse what is neither https nor, if ``local``, http on this machine."""
+    if not url.startswith("https://") and not (local and _is_local(url)):
         raise InputError(f"refusing to download from {url}: expected an https address")
 
 

@@ -93,8 +93,8 @@ def plain(name: str | None) -> str | None:
     return unicodedata.normalize("NFC", name).strip() or None if name is not None else None
 
 
-def _label_level(records: Sequence[Record], label_from: int | None) -> tuple[int, list[str]]:
-    """Which folder names labels, as a place in the list of a path's folders; and what to say of it."""
+def _label_level(records: Sequence[Record], label_from: int | None) -> tuple[int | None, list[str]]:
+    """Which folder names labels, as an index of a path's folders, None if none does; and what to say of it."""
     folders = [Path(record.path).parts[:-1] for record in records]
     if label_from is not None:
         level = label_from - 1 if label_from > 0 else label_from
@@ -106,23 +106,26 @@ def _label_level(records: Sequence[Record], label_from: int | None) -> tuple[int
             )
         return level, []
     at_splits = split_level(record.path for record in records)
-    telling = []
+    telling, passed = [], False
     for level in range(max(map(len, folders), default=0)):
         found = {parts[level] for parts in folders if len(parts) > level}
         split = level == at_splits and len({split_named(name) for name in found} - {None}) > 1
-        if len(found) > 1 and not split and not all(map(_DATE.fullmatch, found)):
-            telling.append(level)
+        if len(found) > 1:
+            if split or all(map(_DATE.fullmatch, found)):
+                passed = True
+            else:
+                telling.append(level)
     if len(telling) > 1:
         example = next(parts for parts in folders if len(parts) > telling[-1])
         return telling[0], [
             f"labels are the folders of level {telling[0] + 1}, as {example[telling[0]]!r} of {'/'.join(example)!r}; "
             "--label-from chooses another level (-1: the deepest)"
         ]
-    return (telling[0] if telling else -1), []
+    return (telling[0] if telling else None if passed else -1), []
 
 
-def _at(parts: Sequence[str], level: int) -> str | None:
-    return parts[level] if -len(parts) <= level < len(parts) else None
+def _at(parts: Sequence[str], level: int | None) -> str | None:
+    return parts[level] if level is not None and -len(parts) <= level < len(parts) else None
 
 
 def _from_table(records: Sequence[Record], path: Path) -> tuple[list[Record], list[str]]:

@@ -207,12 +207,16 @@ class Manifest:
             raise damaged
         header, version = lines[0], lines[0].get("version")
         if isinstance(version, int) and version > _VERSION:
-            raise InputError(f"{path} has manifest version {version}; this spectrovae reads up to {_VERSION}")
+            raise InputError(f"{path} has manifest version {str(version)[:20]}; this spectrovae reads up to {_VERSION}")
         types = {"version": int, "root": str, "pattern": str, "ignored": int, "scanned": float}
         if not all(_has_type(header.get(name), type_) for name, type_ in types.items()):
             raise damaged
         endings, unreadable = header.get("endings", {}), header.get("unreadable", [])
-        if not _has_type(endings, dict[str, int]) or not _has_type(unreadable, list[str]) or "\0" in header["root"]:
+        if (
+            not _has_type(endings, dict[str, int])
+            or not _has_type(unreadable, list[str])
+            or not _is_name(header["root"])
+        ):
             raise damaged
         for number, line in enumerate(lines[1:], 2):
             if problem := _record_problem(line):
@@ -246,6 +250,14 @@ def _has_type(value: Any, expected: Any) -> bool:
     return isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
 
 
+def _is_name(path: str) -> bool:
+    """Whether a file system may hold this name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeError:
+        return False
+
+
 def _record_problem(line: Any) -> str | None:
     """What keeps a line of a manifest from being a record; None if nothing."""
     if not isinstance(line, dict):
@@ -257,8 +269,9 @@ def _record_problem(line: Any) -> str | None:
             return f"{name} must be {getattr(_TYPES[name], '__name__', _TYPES[name])}, received {str(value)[:40]!r}"
     if missing := [name for name in ("path", "bytes", "accepted") if name not in line]:
         return f"{missing[0]} is missing"
-    if line["path"].startswith("/") or ".." in line["path"].split("/") or "\0" in line["path"] or not line["path"]:
-        return f"path must lie below the folder, received {line['path'][:40]!r}"
+    path = line["path"]
+    if path.startswith("/") or ".." in path.split("/") or not path or not _is_name(path):
+        return f"path must lie below the folder, received {path[:40]!r}"
     if line.get("split") not in (None, *SPLITS):
         return f"split must be one of {', '.join(SPLITS)}, received {line['split'][:40]!r}"
     if not line["accepted"]:
@@ -269,7 +282,7 @@ def _record_problem(line: Any) -> str | None:
         return f"sha256 must be 64 hexadecimal digits, received {line['sha256'][:40]!r}"
     for name, most in (("sample_rate", audio.RATES[1]), ("channels", 1024), ("samples", 2**53)):
         if not 1 <= line[name] <= most:
-            return f"{name} must be 1 to {most}, received {line[name]}"
+            return f"{name} must be 1 to {most}, received {str(line[name])[:20]}"
     return None
 
 

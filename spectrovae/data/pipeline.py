@@ -20,6 +20,7 @@ from spectrovae import audio
 from spectrovae.data import decode, provenance, toy
 from spectrovae.data.describe import describe
 from spectrovae.data.manifest import Manifest, Progress
+from spectrovae.data.order import gather, numbered_rows, row_batches
 from spectrovae.data.scan import manifest_of
 from spectrovae.data.sources import Example, FileSource, ToySource
 from spectrovae.data.splits import SPLITS
@@ -94,7 +95,7 @@ class Recordings:
             split: the rule, see :func:`spectrovae.data.splits.divide`: "auto", "hash", "speaker", "fsdd", "folder",
                 "time" or "table".
             decoder: "soundfile" for all files, or "tensorflow-io" for those that it is proved to decode equally;
-                the default is that where the recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
+                the default is that where many recordings do not fit in ``cache_bytes`` (``spectrovae.data.decode``).
             cache_bytes: memory for decoded waveforms and features.
             pattern, labels, label_from: see :func:`spectrovae.data.labels.named`; for a manifest too.
             progress: as for ``spectrovae.data.scan.scan``.
@@ -234,10 +235,10 @@ class Recordings:
         count = self._checked(split)
         array = self._waveform_array(split)
         order = (count, batch_size, shuffle, seed, first_epoch, first_step)
-        rows = _rows(*order)
-        batches = self._source.load(split, rows) if array is None else _gather(array, rows)
+        rows = row_batches(*order)
+        batches = self._source.load(split, rows) if array is None else gather(array, rows)
         if numbered:
-            pairs = tf.data.Dataset.zip((batches, _numbers(*order)))
+            pairs = tf.data.Dataset.zip((batches, numbered_rows(*order)))
             batches = pairs.map(lambda waveforms, number: (waveforms, *number))
         return batches.prefetch(tf.data.AUTOTUNE)
 
@@ -250,8 +251,8 @@ class Recordings:
             labels: one for each example, in the order of ``examples(split)``.
         """
         waveforms = self.waveforms(split, batch_size, shuffle=True, seed=seed, first_epoch=first_epoch)
-        rows = _rows(len(self.examples(split)), batch_size, True, seed, first_epoch)
-        return tf.data.Dataset.zip(waveforms, _gather(tf.convert_to_tensor(labels), rows))
+        rows = row_batches(len(self.examples(split)), batch_size, True, seed, first_epoch)
+        return tf.data.Dataset.zip(waveforms, gather(tf.convert_to_tensor(labels), rows))
 
     def speakers(self) -> tuple[str, ...]:
         """Names of those who speak in the training split, in alphabetical order.
@@ -291,8 +292,8 @@ class Recordings:
                 ``first_step``.
             speakers: names; ``"speaker"`` is int32 (batch,) as :meth:`places` has it.
         """
-        rows = _rows(len(self.examples(split)), batch_size, shuffle, seed, first_epoch, first_step)
-        chosen = _gather(tf.convert_to_tensor(self.places(split, speakers)), rows)
+        rows = row_batches(len(self.examples(split)), batch_size, shuffle, seed, first_epoch, first_step)
+        chosen = gather(tf.convert_to_tensor(self.places(split, speakers)), rows)
 
         def join(batch, speaker):
             if isinstance(batch, tuple):
@@ -326,7 +327,7 @@ class Recordings:
         array = self._feature_array(split, representation)
         order: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "first_epoch": first_epoch, "first_step": first_step}
         if array is not None:
-            return _gather(array, _rows(count, batch_size, **order)).prefetch(tf.data.AUTOTUNE)
+            return gather(array, row_batches(count, batch_size, **order)).prefetch(tf.data.AUTOTUNE)
         batches = self.waveforms(split, batch_size, **order)
         return batches.map(representation, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -378,41 +379,3 @@ def _identity(representation: Any) -> str:
     for weight in representation.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
-
-
-def shuffled(tensors: Any, count: int, batch_size: int, *, seed: int, first_epoch: int) -> tf.data.Dataset:
-    """Endless batches of the rows of tensors (nested, of ``count`` rows each) in the order of ``waveforms``."""
-    rows = _rows(count, batch_size, True, seed, first_epoch)
-    return rows.map(lambda chosen: tf.nest.map_structure(lambda tensor: tf.gather(tensor, chosen), tensors))
-
-
-def _numbers(
-    count: int, batch_size: int, shuffle: bool, seed: int, first_epoch: int | None, first_step: int = 0
-) -> tf.data.Dataset:
-    """Batches of example numbers, with the epoch: the order that every dataset here follows."""
-    if batch_size < 1:
-        raise InputError(f"batch_size must be positive, received {batch_size}")
-
-    def one_epoch(epoch):
-        rows = tf.range(count, dtype=tf.int64)
-        if shuffle:
-            rows = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
-        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size).map(lambda rows: (rows, epoch))
-
-    if first_epoch is not None:
-        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(one_epoch).skip(first_step)
-        return epochs.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    with tf.device("CPU:0"):  # where tf.data works
-        passes = tf.Variable(-1, dtype=tf.int64, trainable=False)
-    # Dataset.shuffle would depend on TensorFlow's global seed.
-    one_pass = tf.data.Dataset.range(1).map(lambda _: passes.assign_add(1)).flat_map(one_epoch)
-    one_pass = one_pass.map(lambda rows, epoch: (rows, -tf.ones_like(epoch)))
-    return one_pass.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
-
-
-def _rows(*order: Any, **options: Any) -> tf.data.Dataset:
-    return _numbers(*order, **options).map(lambda rows, epoch: rows)
-
-
-def _gather(array: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
-    return rows.map(lambda chosen: tf.gather(array, chosen), num_parallel_calls=tf.data.AUTOTUNE)

@@ -55,7 +55,7 @@ def recordings_for(
             chosen["labels"] = _moved(chosen["labels"], own["source"], source)
     try:
         recordings = Recordings.open(
-            source, sample_rate=first.sample_rate, samples=first.segment_samples, cache_bytes=cache_bytes,
+            source, sample_rate=first.sample_rate, samples=_samples(first, own), cache_bytes=cache_bytes,
             progress=progress, **chosen,
         )  # fmt: skip
     except InputError as error:
@@ -66,6 +66,14 @@ def recordings_for(
         raise InputError(f"{error} (settings of the fit of {first.name}: {flags}; options override them)") from error
     recordings.allow_seen = allow_seen
     return recordings
+
+
+def _samples(codec: Any, own: dict[str, Any]) -> int:
+    """Samples of an example: those of the fit, which may be a few more or less than the codec's frames need."""
+    samples, shape = own.get("samples"), codec.representation.feature_shape
+    if samples and own.get("sample_rate") == codec.sample_rate and shape(samples) == shape(codec.segment_samples):
+        return samples
+    return codec.segment_samples
 
 
 def _own_source(codec: Any, own: dict[str, Any]) -> str:

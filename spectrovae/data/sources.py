@@ -237,12 +237,14 @@ class FileSource:
     def worth_checking(self, cache_bytes: int) -> bool:
         """Whether files ought to be proved for decoding in the graph (``decode.checked``).
 
-        That is on request, and where the recordings are decoded anew in each epoch; never twice.
+        That is on request, and for many recordings that are decoded anew in each epoch; never twice.
         """
         examples = sum(len(examples) for examples in self.examples.values())
-        wanted = self._decoder == "tensorflow-io" or 4 * examples * self.samples > cache_bytes
+        plain = sum(map(decode.is_plain, self.manifest.accepted))
+        least = 1 if self._decoder == "tensorflow-io" else decode.WORTH
+        wanted = plain >= least and (least == 1 or 4 * examples * self.samples > cache_bytes)
         proved = any(record.checksum is not None for record in self.manifest.accepted)
-        return self._in_graph and wanted and not proved and any(map(decode.is_plain, self.manifest.accepted))
+        return self._in_graph and wanted and not proved
 
     def _checksums(self, records: list[Record], examples: list[Example]) -> np.ndarray:
         """Of each example's file, where it is decoded in the graph: int64 (examples,), -1 elsewhere.

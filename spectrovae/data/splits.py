@@ -243,7 +243,9 @@ def _count(number: int, noun: str) -> str:
 
 def _unit(key: str) -> float:
     """A number in [0, 1): a SHA-256 that is given, or the key's own, read as a fraction."""
-    digest = key if re.fullmatch(r"[0-9a-f]{64}", key) else hashlib.sha256(key.encode()).hexdigest()
+    digest = (
+        key if re.fullmatch(r"[0-9a-f]{64}", key) else hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+    )
     return int(digest[:16], 16) / 2.0**64
 
 

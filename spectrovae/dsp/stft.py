@@ -8,6 +8,8 @@ import math
 
 import tensorflow as tf
 
+from spectrovae.errors import InputError
+
 
 def frame_count(samples, hop_length: int):
     """Frames that ``stft`` makes of ``samples`` samples (an int or an integer tensor)."""
@@ -50,13 +52,18 @@ def stft(waveform: tf.Tensor, n_fft: int, hop_length: int) -> tf.Tensor:
 
     Args:
         waveform: float32 [shape=(batch, samples)], any batch and any length.
-        n_fft: window and transform length in samples.
+        n_fft: window and transform length in samples, even.
         hop_length: samples between frames.
+
+    Raises:
+        InputError: an odd ``n_fft``: centred frames are counted otherwise then.
 
     Returns:
         complex64 [shape=(batch, 1 + samples // hop_length, 1 + n_fft // 2)], equal to ``librosa.stft(..., center=True,
         pad_mode="constant")`` transposed.
     """
+    if n_fft < 2 or n_fft % 2:
+        raise InputError(f"n_fft must be an even number of samples, received {n_fft}")
     frames = frame_count(tf.shape(waveform)[1], hop_length)
     padded = tf.pad(waveform, [[0, 0], [n_fft // 2, 0]])
     return tf.signal.rfft(frame(padded, n_fft, hop_length, frames) * hann(n_fft))

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from spectrovae.errors import InputError
 from spectrovae.models import conditioning
-from spectrovae.models.base import layers_of, posteriors_of
+from spectrovae.models.base import layers_of, posteriors_of, sigma_of
 from spectrovae.quantisers import Quantiser
 
 ACTIVE_VARIANCE = 0.01
@@ -64,7 +64,7 @@ def diagnose(
           ``mean_rmse_db`` of answering every clip with ``mean``, and ``mean_squared_error`` of the reconstruction, of
           all channels in squared units of a feature;
         - ``effect_clips``, the first so many, on which the rises below are measured;
-        - ``sigma`` of each channel, of a decoder with a layer ``sigma``;
+        - ``sigma`` of each channel, of a decoder with a calibrated likelihood;
         - ``latent``: ``dimensions``, and ``shuffle_rise_db`` (of two clips or more), what the RMSE rises by
           when each clip is decoded from another's latent;
         - ``groups``, one for each tensor of the latent: ``name``, and the same for the group alone;
@@ -104,7 +104,7 @@ def diagnose(
         raise InputError("diagnosing needs at least one clip, received none: choose a split that holds some")
 
     result = {"clips": clips, **errors.result(clips), **effects.result()}
-    kept = sigma(decoder)
+    kept = sigma_of(decoder)
     if kept is not None:
         result["sigma"] = kept.tolist()
     result["latent"]["dimensions"] = sum(probe.dimensions)
@@ -360,12 +360,6 @@ class _Effects:
             place = groups[part] if isinstance(part, int) else result.setdefault(part, {})
             place[f"{kind}_rise_db"] = value - whole
         return result
-
-
-def sigma(decoder: keras.Model) -> np.ndarray | None:
-    """What a calibrated likelihood keeps in the decoder, in units of a feature [shape=(channels,)]; else None."""
-    layers = {layer.name: layer for layer in conditioning.whole(decoder).layers}
-    return np.exp(_array(layers["sigma"].log_sigma)) if "sigma" in layers else None
 
 
 def live_columns(probe: Probe, batches: Iterable[np.ndarray], floor: Any = 0.0) -> dict[str, float]:

@@ -47,6 +47,6 @@ class Autoencoder(networks.Trainer):
         return {"features": prediction} | ({"target": target} if target is not features else {})
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target = y_pred.get("target", x if y is None else y)
+        target = y_pred.get("target", self.target_of(x, y, sample_weight))
         self.track_error(target, y_pred["features"])
         return ops.mean(losses.calibrated_nll(target, y_pred["features"]))

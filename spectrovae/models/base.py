@@ -1,6 +1,8 @@
 """What every family's trainer shares, and the padding that lets a family take features of any size."""
 
 import math
+import random
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -14,14 +16,40 @@ WARMUPS = ("linear", "cyclical", "log")
 CYCLES = 4
 
 
-class Trainer(keras.Model):
+class OwnLoss(keras.Model):
+    """A Keras model whose loss and metrics are its own: it refuses others, which Keras would leave out silently."""
+
+    def compile(
+        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **options
+    ):
+        """As Keras's.
+
+        Raises:
+            InputError: a loss or metrics.
+        """
+        if any((loss, loss_weights, metrics, weighted_metrics)):
+            raise InputError(
+                f"{type(self).__name__} has its own loss and metrics: leave out loss, loss_weights, metrics and "
+                "weighted_metrics of compile"
+            )
+        super().compile(optimizer, **options)
+
+    @staticmethod
+    def refuse_weights(sample_weight) -> None:
+        """Say that no loss here takes sample weights."""
+        if sample_weight is not None:
+            raise InputError("sample_weight is not supported, all examples weigh the same: leave it out")
+
+
+class Trainer(OwnLoss):
     """A Keras model that holds an ``encoder`` and a ``decoder``; families override ``call`` and ``compute_loss``.
 
     Args:
         feature_shape: (bins, frames, channels) of one example.
         preset: name of a size among ``presets``.
-        db_per_unit: dB that a unit of a feature is worth, a number or one per bin.
-        seed: of everything random in the model.
+        db_per_unit: dB that a unit of a feature is worth, a number or one per bin, for the metric ``rmse_db``; without
+            it the metric is ``rmse``, in units of the features.
+        seed: of everything random in the model; None chooses one, which :meth:`get_config` has.
     """
 
     encoder: keras.Model
@@ -37,7 +65,7 @@ class Trainer(keras.Model):
     steps: Any
     warmup_epochs = 0.0  # over which the weight of the KL divergence grows, where nobody says otherwise
 
-    def __init__(self, feature_shape, *, preset, presets, db_per_unit=1.0, seed=0, **kwargs):
+    def __init__(self, feature_shape, *, preset, presets, db_per_unit=None, seed: int | None = 0, **kwargs):
         super().__init__(**kwargs)
         if preset not in presets:
             raise InputError(f"preset must be one of {', '.join(presets)}, received {preset!r}")
@@ -49,11 +77,12 @@ class Trainer(keras.Model):
         self.feature_shape = tuple(int(n) for n in shape)
         self.cells = math.prod(self.feature_shape)
         self.preset = preset
-        self.seed = seed
+        self.seed: int = random.randrange(2**31) if seed is None else seed
         self.db_per_unit = db_per_unit
-        self._scale = ops.reshape(ops.convert_to_tensor(db_per_unit, dtype="float32"), (1, -1, 1, 1))
+        scale = 1.0 if db_per_unit is None else db_per_unit
+        self._scale = ops.reshape(ops.convert_to_tensor(scale, dtype="float32"), (1, -1, 1, 1))
         if self.representation_name is None:  # of levels
-            self.error_tracker = keras.metrics.RootMeanSquaredError(name="rmse_db")
+            self.error_tracker = keras.metrics.RootMeanSquaredError("rmse" if db_per_unit is None else "rmse_db")
 
     def build(self, input_shape=None):
         self.built = True  # encoder and decoder are functional models, built when they are made
@@ -104,9 +133,16 @@ class Trainer(keras.Model):
         return None
 
     def track_error(self, target, prediction):
-        """Update ``rmse_db`` with a batch, measured on the first channel, the level; not for models of samples."""
+        """Update ``rmse_db`` (or ``rmse``) with a batch, on the first channel, the level; not for models of samples."""
         target, prediction = (ops.cast(x[..., :1], "float32") * self._scale for x in (target, prediction))
         self.error_tracker.update_state(target, prediction)
+
+    def target_of(self, x, y, sample_weight):
+        """What is to be reconstructed: ``y``, or the features of the inputs ``x``."""
+        self.refuse_weights(sample_weight)
+        if y is not None:
+            return y
+        return x["features"] if isinstance(x, Mapping) else x
 
     def calibrated_nll(self, target, prediction, training: bool):
         """Negative log-likelihood of each example in nats [shape=(batch,)], of a Gaussian of one sigma a channel.

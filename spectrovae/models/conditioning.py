@@ -108,7 +108,7 @@ class Speakers(base.Trainer):
 
     def disguised(self, features, training: bool):
         """What the encoder hears: in training, features at another pitch, by a factor of up to exp(+-speaker_warp)."""
-        return self.disguise(features) if training and self.disguise is not None else features
+        return self.disguise(features, training=True) if training and self.disguise is not None else features
 
     def guessed(self, encodings, training: bool) -> dict[str, Any]:
         """The adversary's logits of encodings, to be added to what ``call`` returns."""
@@ -140,13 +140,6 @@ class Speakers(base.Trainer):
             return {}
         names = ("speaker_dropout", "speaker_adversary", "speaker_warp")
         return {"speakers": list(self.speakers)} | {name: getattr(self, name) for name in names}
-
-
-def target_of(x, y):
-    """What is to be predicted: ``y``, or the features that went in."""
-    if y is not None:
-        return y
-    return x["features"] if isinstance(x, Mapping) else x
 
 
 def speaker_input(names) -> tuple[Any, Any]:

@@ -275,8 +275,8 @@ class HierarchicalVAE(base.Trainer):
         warmup_steps: int = 0,
         balancing: bool = True,
         free_bits: float = 0.0,
-        db_per_unit=1.0,
-        seed: int = 0,
+        db_per_unit=None,
+        seed: int | None = 0,
         **kwargs,
     ):
         super().__init__(feature_shape, preset=preset, presets=PRESETS, db_per_unit=db_per_unit, seed=seed, **kwargs)
@@ -292,7 +292,7 @@ class HierarchicalVAE(base.Trainer):
         self.beta, self.warmup_steps = beta, warmup_steps
         self.balancing, self.free_bits = balancing, free_bits
         shape |= {"latent_dim": latent_dim, "maps": shape["maps"][: groups - 1]}
-        self.sampling = layers.Sampling(seed=seed, name="sampling")
+        self.sampling = layers.Sampling(seed=self.seed, name="sampling")
         self.encoder, self.decoder, self.sampled = build(self.feature_shape, sampling=self.sampling, **shape)
         self.dims = [math.prod(tensor.shape[1:]) for tensor in self.encoder.outputs]
         self.posteriors = base.posteriors_of(self.encoder)
@@ -310,7 +310,7 @@ class HierarchicalVAE(base.Trainer):
         return {"features": decoded, "mean": means, "log_variance": log_variances}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target = x if y is None else y
+        target = self.target_of(x, y, sample_weight)
         reconstruction = self.calibrated_nll(target, y_pred["features"], training)
         divergences = []
         for mean, log_variance, tracker in zip(y_pred["mean"], y_pred["log_variance"], self.group_trackers):

@@ -87,10 +87,12 @@ class GaussianMixture(Prior):
             covariances = np.asarray(covariances, np.float64)
             if self.covariance == "full":
                 factors = np.linalg.cholesky(covariances)
+                scales = np.diagonal(factors, axis1=1, axis2=2)
             else:
-                factors = np.sqrt(covariances)
-            if not (np.isfinite(factors).all() and np.all(factors.max(axis=-1) > 0.0)):
-                raise ValueError("not positive")
+                scales = factors = np.sqrt(np.maximum(covariances, 0.0))
+            # As the weights will hold them: a deviation that float32 rounds to 0 divides by 0.
+            if not (np.isfinite(factors).all() and np.all(scales > 1e-30)):
+                raise ValueError("a variance is not a positive number")
         except ValueError as error:
             raise InputError(f"the mixture's covariances are not positive definite ({error}); add a ridge") from error
         self.log_weights.assign(np.log(np.maximum(np.asarray(weights, np.float64), 1e-30)))

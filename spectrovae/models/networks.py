@@ -10,6 +10,7 @@ Three architectures:
 """
 
 import math
+import warnings
 from typing import Any
 
 import keras
@@ -73,8 +74,8 @@ class Trainer(base.Trainer):
         time_stretch: float = 0.0,
         time_shift: float = 0.0,
         bin_stretch: float = 0.0,
-        db_per_unit=1.0,
-        seed: int = 0,
+        db_per_unit=None,
+        seed: int | None = 0,
         **kwargs,
     ):
         super().__init__(feature_shape, preset=preset, presets=PRESETS, db_per_unit=db_per_unit, seed=seed, **kwargs)
@@ -97,7 +98,7 @@ class Trainer(base.Trainer):
         self.autocast = False  # targets stay in float32; encoder and decoder cast what they take
         self.warp = None
         if time_stretch or time_shift or bin_stretch:
-            self.warp = layers.RandomWarp(time_stretch, time_shift, bin_stretch, seed=seed + 1, name="warp")
+            self.warp = layers.RandomWarp(time_stretch, time_shift, bin_stretch, seed=self.seed + 1, name="warp")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -107,9 +108,20 @@ class Trainer(base.Trainer):
     def strides(self) -> tuple[tuple[int, int], ...]:
         return PRESETS[self.preset]["strides"]
 
+    def make_train_function(self, force=False):
+        """As Keras's; it is called before the first training step."""
+        silent = self.network == "convolutional" and self.linear == "principal"
+        if silent and not np.any(ops.convert_to_numpy(self.decoder.get_layer("linear").kernel)):
+            warnings.warn(
+                "the linear path is silent and is not trained: call initialise(training features) before fit, or use "
+                "linear='learned'",
+                stacklevel=3,
+            )
+        return super().make_train_function(force)
+
     def augment(self, features, training: bool):
         """What to encode and to be compared with: in training, features at another tempo or pitch, if asked for."""
-        return self.warp(features) if training and self.warp is not None else features
+        return self.warp(features, training=True) if training and self.warp is not None else features
 
     def initialise(self, batches) -> PrincipalComponents | None:
         """Put the principal components of the training features into a linear path that is to hold them.

@@ -12,9 +12,10 @@ import keras
 from keras import ops
 
 from spectrovae.errors import InputError
+from spectrovae.models import base
 
 
-class Prior(keras.Model):
+class Prior(base.OwnLoss):
     """A distribution of latents, given conditions or none; kinds override ``nll`` and ``draw``.
 
     Trained on ``{"latent": ..., NAME: int32 (batch,), ...}``. Each condition has one class more than its names, for
@@ -109,6 +110,7 @@ class Prior(keras.Model):
         return self.nll(inputs["latent"], conditions, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        self.refuse_weights(sample_weight)
         self.tracker.update_state(y_pred / (self.size * math.log(2.0)) if self.codes else y_pred)
         return ops.mean(y_pred)
 

@@ -169,8 +169,8 @@ class RAVE(base.Trainer):
         causal: convolutions that see no later sample, for streaming.
         noise: a branch of filtered noise, heard from stage 2 on.
         activation: of ``"v2"``, ``"leaky_relu"`` or ``"snake"``.
-        beta: weight of the KL divergence in nats of a latent frame; the paper's 0.1 is 0.2 here, as its divergence is
-            half of it.
+        beta: weight of the KL divergence, in nats of a latent frame. The paper's divergence lacks the factor of a half,
+            so that its 0.1 is 0.2 here; the default, also of ``preset="paper"``, is half the paper's weight.
         warmup_steps: training steps over which beta grows from beta / 1000, by the same factor each step.
         attenuation: of the filter bank, in dB, as the representation has it.
         adversary: ``"hinge"`` or ``"least_squares"``.
@@ -291,7 +291,7 @@ class RAVE(base.Trainer):
         return bands[..., 0] if self.filters is None else pqmf.synthesis(bands, self.filters, tails=False)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target, features = x if y is None else y, y_pred["features"]
+        target, features = self.target_of(x, y, sample_weight), y_pred["features"]
         real, fake = self.waveform(target), self.waveform(features)
         distance = losses.spectral_distance(real, fake)
         reconstruction = distance

@@ -84,8 +84,8 @@ class UNet(base.Trainer):
         preset: str = "small",
         skips: Iterable[int] | None = None,
         skip_noise: float = 0.0,
-        db_per_unit=1.0,
-        seed: int = 0,
+        db_per_unit=None,
+        seed: int | None = 0,
         **kwargs,
     ):
         super().__init__(feature_shape, preset=preset, presets=PRESETS, db_per_unit=db_per_unit, seed=seed, **kwargs)
@@ -99,7 +99,7 @@ class UNet(base.Trainer):
         self.skip_noise = float(skip_noise)
         self.encoder = build_encoder(self.feature_shape, widths, self.skips)
         self.decoder = build_decoder(self.feature_shape, widths, self.skips)
-        self.sampling = layers.Sampling(seed=seed, name="sampling")
+        self.sampling = layers.Sampling(seed=self.seed, name="sampling")
 
     def call(self, features, training=False):
         latent = self.encoder(features, training=training)
@@ -108,11 +108,12 @@ class UNet(base.Trainer):
         return {"features": self.decoder(latent, training=training)}
 
     def _noisy(self, skip):
-        deviation = self.skip_noise * ops.std(ops.cast(skip, "float32"))
-        return self.sampling(skip, ops.log(ops.square(deviation) + 1e-12) * ops.ones_like(skip))
+        # The variance: a deviation has no derivative at 0, where skips of silence may lie.
+        variance = self.skip_noise**2 * ops.var(ops.cast(skip, "float32"))
+        return self.sampling(skip, ops.log(variance + 1e-12) * ops.ones_like(skip))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target = x if y is None else y
+        target = self.target_of(x, y, sample_weight)
         self.track_error(target, y_pred["features"])
         return ops.mean(losses.root_mean_squared_error(target, y_pred["features"]))
 

@@ -135,7 +135,7 @@ class VAE(networks.Trainer, conditioning.Speakers):
         return outputs | ({"target": target} if target is not features else {})
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target = y_pred.get("target", conditioning.target_of(x, y))
+        target = y_pred.get("target", self.target_of(x, y, sample_weight))
         reconstruction = self.reconstruction_loss(target, y_pred, training)
         kl = losses.kl_divergence(y_pred["mean"], y_pred["log_variance"])
         self.reconstruction_tracker.update_state(reconstruction)

@@ -92,7 +92,9 @@ def build_encoder(
         x = keras.layers.Conv2D(width, kernel, stride, padding="same", activation="relu", name=f"down_{index}")(x)
         x = normalised(x, f"down_{index}")
     x = residual_blocks(x, blocks, "block")
-    curved = keras.layers.Conv2D(quantiser.code_dim, 1, name="curved")(x)
+    # Digital silence is encoded as the bias alone: it is given a direction, which zero has not.
+    bias = keras.initializers.RandomNormal(stddev=0.1)
+    curved = keras.layers.Conv2D(quantiser.code_dim, 1, bias_initializer=bias, name="curved")(x)
     patch = patch_shape(strides)
     linear = keras.layers.Conv2D(quantiser.code_dim, patch, patch, use_bias=False, name="linear")(padded)
     encodings = keras.layers.Add(name="both" if instance_norm else "encodings", dtype="float32")([curved, linear])
@@ -193,8 +195,8 @@ class VQVAE(conditioning.Speakers):
         speaker_dropout: float = 0.1,
         speaker_adversary: float = ADVERSARY,
         speaker_warp: float = WARP,
-        db_per_unit=1.0,
-        seed: int = 0,
+        db_per_unit=None,
+        seed: int | None = 0,
         **kwargs,
     ):
         super().__init__(feature_shape, preset=preset, presets=PRESETS, db_per_unit=db_per_unit, seed=seed, **kwargs)
@@ -212,7 +214,7 @@ class VQVAE(conditioning.Speakers):
         if quantiser == "vector":
             self.quantiser = quantisers.VectorQuantiser(
                 codebook_size, code_dim, stages, normalise=normalise, gradient=gradient, commitment=commitment,
-                restart=restart, kmeans_steps=kmeans_steps, seed=seed, name="quantiser",
+                restart=restart, kmeans_steps=kmeans_steps, seed=self.seed, name="quantiser",
             )  # fmt: skip
         else:
             self.quantiser = quantisers.FiniteScalarQuantiser(levels, name="quantiser")
@@ -259,7 +261,7 @@ class VQVAE(conditioning.Speakers):
         }
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target = conditioning.target_of(x, y)
+        target = self.target_of(x, y, sample_weight)
         reconstruction = self.calibrated_nll(target, y_pred["features"], training)
         self.reconstruction_tracker.update_state(reconstruction)
         self.commitment_tracker.update_state(y_pred["commitment"])

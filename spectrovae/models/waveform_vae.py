@@ -209,7 +209,7 @@ class WaveformVAE(base.Trainer):
         return {"features": self.decoder(latent, training=training), "mean": mean, "log_variance": log_variance}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target, prediction = x if y is None else y, y_pred["features"]
+        target, prediction = self.target_of(x, y, sample_weight), y_pred["features"]
         reconstruction = self.reconstruction_loss(target, prediction, training)
         distance = losses.spectral_distance(target[:, :, 0, 0], prediction[:, :, 0, 0])
         kl = losses.kl_divergence(y_pred["mean"], y_pred["log_variance"])

@@ -19,7 +19,7 @@ from spectrovae.sampling import normal
 
 EDGE = 1e-6  # of a distribution, at either end: numbers further out count as lying there
 
-# ``small`` sees 255 codes back, a map of 16 x 8 and more. A waveform wants dilations in several rounds to 512.
+# ``small`` sees 256 codes back, a map of 16 x 8 and more. A waveform wants dilations in several rounds to 512.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 16, "skip": 32, "dilations": (1, 2, 4)},
     "small": {"width": 64, "skip": 128, "dilations": (1, 2, 4, 8, 16, 32, 64, 128)},

@@ -8,15 +8,19 @@ import tensorflow as tf
 
 from spectrovae import archives, files
 from spectrovae.errors import InputError
+from spectrovae.representations import normalise
+from spectrovae.representations.normalise import NORMALISATIONS
 
-NORMALISATIONS = ("range", "per_bin", "per_example")
+HEADROOM = 20.0
+"""dB above full scale, or above ``max_db`` where that is more, at which the way back to a waveform ends: a decoder may
+answer anything, and 400 dB would be no sound but a number that no file holds."""
 
 
 class Representation(keras.layers.Layer):
     """A level in dB over bins and frames, normalised; ``call`` goes forward, ``inverse`` back.
 
     Some representations carry phase or sign beside the level, in further channels that normalisation leaves alone. A
-    subclass gives ``analyse`` (waveform -> level and carried channels), ``synthesise`` (back), ``feature_shape`` and
+    subclass gives ``analyse`` (waveform -> level and carried channels), ``waveform_of`` (back), ``feature_shape`` and
     ``samples_of``. Computes in float32 under any precision policy.
 
     Args:
@@ -26,11 +30,14 @@ class Representation(keras.layers.Layer):
         normalisation: ``"range"`` maps [max_db - dynamic_range, max_db] to [0, 1], with nothing to fit;
             ``"per_bin"`` subtracts each bin's mean and divides by its standard deviation, fitted by :meth:`adapt`;
             ``"per_example"`` maps each example's own minimum and maximum to [0, 1], and forgets them: without
-            ``statistics`` the way back assumes the fixed range.
+            ``statistics`` the way back assumes the fixed range. No example is too loud for it: levels are floored at
+            ``max_db - dynamic_range``, and not limited to ``max_db``.
     """
 
     keeps_phase = False  # whether the inverse needs no phase search
     normalisations: tuple[str, ...] = NORMALISATIONS  # those that it can have
+    from_zero = False  # whether "range" and "per_example" divide alone, so that 0 stays 0
+    about_zero = False  # whether "per_bin" divides alone
     n_fft: int  # samples in a window
     hop_length: int = 0  # samples between frames; 0 where the features are of the whole sound
 
@@ -98,9 +105,25 @@ class Representation(keras.layers.Layer):
         """(batch, samples) -> (batch, bins, frames, channels): level in dB floored at ``floor_db``, then the rest."""
         raise NotImplementedError
 
-    def synthesise(self, db, length=None):
+    def waveform_of(self, db, length=None):
         """What ``analyse`` gave, (batch, bins, frames, channels) -> waveform (batch, length)."""
         raise NotImplementedError
+
+    def synthesise(self, db, length=None, statistics=None):
+        """:meth:`waveform_of`, with levels limited to ``ceiling_db``, so that the waveform is bounded and finite.
+
+        NaN stays NaN: it is a fault that must be seen.
+        """
+        level, carried = split_level(tf.cast(db, tf.float32))
+        level = tf.minimum(level, self.ceiling_db(statistics))
+        return self.waveform_of(join_level(level, tf.clip_by_value(carried, -1e6, 1e6)), length)
+
+    def ceiling_db(self, statistics=None):
+        """Highest level that is turned into sound, in dB, ``HEADROOM`` above what is to be expected."""
+        top = max(self.max_db, 0.0) + HEADROOM
+        if self.normalisation != "per_example" or statistics is None:
+            return top
+        return tf.maximum(top, tf.cast(statistics, tf.float32)[:, None, None, 1:2])
 
     def call(self, waveform, statistics=None):
         """Waveform (batch, samples) in [-1, 1] -> features (batch, bins, frames, channels).
@@ -116,8 +139,14 @@ class Representation(keras.layers.Layer):
         return (batch, bins, frames if samples is not None else None, channels)
 
     def decibels(self, waveform):
-        """Waveform (batch, samples) -> (batch, bins, frames, channels): level in [min_db, max_db], then the rest."""
-        level, carried = split_level(self.analyse(check_waveform(waveform), self.min_db))
+        """Waveform (batch, samples) -> (batch, bins, frames, channels): level in [min_db, max_db], then the rest.
+
+        Under ``"per_example"`` levels have no upper limit.
+        """
+        db = self.analyse(check_waveform(waveform), self.min_db)
+        if self.normalisation == "per_example":
+            return db
+        level, carried = split_level(db)
         return join_level(tf.minimum(level, self.max_db), carried)
 
     def inverse(self, features, length=None, statistics=None):
@@ -126,7 +155,7 @@ class Representation(keras.layers.Layer):
         Args:
             statistics: under ``"per_example"``, what :meth:`statistics` gave for the same examples.
         """
-        return self.synthesise(self.to_db(features, statistics), length)
+        return self.synthesise(self.to_db(features, statistics), length, statistics)
 
     def skip(self, features, frames: int):
         """Features without their first ``frames``, such that the rest means what it meant behind them."""
@@ -134,34 +163,34 @@ class Representation(keras.layers.Layer):
 
     def statistics(self, db):
         """Minimum and maximum of each example in dB [shape=(batch, 2)], the side information of per-example scaling."""
-        level, _ = split_level(db)
-        return tf.stack([tf.reduce_min(level, axis=(1, 2, 3)), tf.reduce_max(level, axis=(1, 2, 3))], axis=-1)
+        return normalise.extremes_of(split_level(db)[0])
+
+    def value_of(self, db):
+        """What is normalised of a level in dB, a number or a tensor: the level itself, or what it is companded to."""
+        return db
 
     def from_db(self, db, statistics=None):
         """Levels in dB -> features, same shape. Affine, never clipped, so that a perturbation in dB keeps its size."""
         level, carried = split_level(tf.cast(db, tf.float32))
-        if self.normalisation == "per_bin":
-            self._require_built()
-            level = (level - self._column(self.bin_mean)) / self._column(self.bin_std)
-        elif self.normalisation == "per_example":
-            low, high = self._low_high(self.statistics(level) if statistics is None else statistics)
-            level = tf.math.divide_no_nan(level - low, high - low)
-        else:
-            level = (level - self.min_db) / self.dynamic_range
-        return join_level(level, carried)
+        return join_level(self.normalised(level, level, statistics), carried)
 
     def to_db(self, features, statistics=None):
         """Features -> levels in dB, same shape: the inverse of :meth:`from_db`."""
         level, carried = split_level(tf.cast(features, tf.float32))
-        if self.normalisation == "per_bin":
-            self._require_built()
-            level = level * self._column(self.bin_std) + self._column(self.bin_mean)
-        elif self.normalisation == "per_example" and statistics is not None:
-            low, high = self._low_high(tf.cast(statistics, tf.float32))
-            level = level * (high - low) + low
-        else:
-            level = level * self.dynamic_range + self.min_db
-        return join_level(level, carried)
+        return join_level(self.denormalised(level, statistics), carried)
+
+    def normalised(self, values, level, statistics=None):
+        """Values -> features of the level's channel. Under ``"per_example"`` the extremes are by default those of
+        ``level``, the values' level in dB."""
+        if statistics is None and self.normalisation == "per_example":
+            statistics = self.statistics(level)
+        self._require_built()
+        return normalise.normalise(values, *normalise.shift_and_scale(self, statistics))
+
+    def denormalised(self, features, statistics=None):
+        """The inverse of :meth:`normalised`."""
+        self._require_built()
+        return normalise.denormalise(features, *normalise.shift_and_scale(self, statistics))
 
     @property
     def db_per_unit(self) -> float | list[float]:
@@ -177,22 +206,16 @@ class Representation(keras.layers.Layer):
         Raises:
             InputError: the data set is empty.
         """
+        self.adapt_values(self.values(waveform) for waveform in dataset)
+
+    def adapt_values(self, batches) -> None:
+        """:meth:`adapt` by what :meth:`values` gave, (batch, bins, frames, 1), perhaps some frames of it."""
         if self.normalisation != "per_bin":
             return
         self._require_built()
-        count, total, squares = 0, 0.0, 0.0
-        for waveform in dataset:
-            db = np.asarray(self._adapted(waveform), dtype=np.float64)
-            count += db.shape[0] * db.shape[2]
-            total = total + db.sum(axis=(0, 2, 3))
-            squares = squares + np.square(db).sum(axis=(0, 2, 3))
-        if not count:
-            raise InputError("adapt needs at least one waveform, received an empty data set")
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        mean, std = normalise.bin_statistics(batches, self.about_zero)
         self.bin_mean.assign(mean)
-        # A bin that never moves (all floor) keeps unit scale: 1 dB stays 1, instead of a division by zero.
-        self.bin_std.assign(np.where(std < 1e-3, 1.0, std))
+        self.bin_std.assign(std)
 
     def peak_db(self, dataset) -> float:
         """Highest level over batches of waveforms, in dB: what ``max_db`` may be set to for quiet recordings.
@@ -222,21 +245,13 @@ class Representation(keras.layers.Layer):
             "normalisation": self.normalisation,
         }
 
-    def _adapted(self, waveform):
-        """What ``"per_bin"`` standardises, before it does (batch, bins, frames, 1)."""
+    def values(self, waveform):
+        """What is normalised of a waveform, before it is (batch, bins, frames, 1)."""
         return split_level(self.decibels(waveform))[0]
 
     def _require_built(self):
         if not self.built:
             self.build()
-
-    @staticmethod
-    def _column(values):
-        return tf.reshape(tf.convert_to_tensor(values), [1, -1, 1, 1])
-
-    @staticmethod
-    def _low_high(statistics):
-        return statistics[:, None, None, 0:1], statistics[:, None, None, 1:2]
 
 
 def load(path: str | os.PathLike) -> Representation:

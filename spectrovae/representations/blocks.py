@@ -59,6 +59,16 @@ def statistics(
     return np.array([[low, high]], np.float32)
 
 
+def adapt(representation: Representation, waveform: Iterable[np.ndarray], *, block_frames: int = BLOCK_FRAMES) -> None:
+    """``representation.adapt`` to a waveform's pieces (samples,), each frame of the file counted once.
+
+    Raises:
+        InputError: there are no samples.
+    """
+    blocks = pieces(representation, waveform, block_frames)
+    representation.adapt_values(representation.values(piece)[:, :, inner] for piece, inner in blocks)
+
+
 def pieces(
     representation: Representation, waveform: Iterable[np.ndarray], block_frames: int = BLOCK_FRAMES
 ) -> Iterator[tuple[np.ndarray, slice]]:
@@ -69,7 +79,7 @@ def pieces(
     """
     hop, context = representation.hop_length, representation.context
     if not hop:
-        yield np.concatenate(list(_rows(waveform)), axis=1), slice(None)
+        yield _joined(_rows(waveform)), slice(None)
         return
     before, after = context * hop, (context - 1) * hop
     for piece, offset, last in overlap.windows(_rows(waveform), block_frames * hop, before, after):
@@ -103,8 +113,7 @@ def inverse(
     """
     hop, context = representation.hop_length, representation.context
     if not hop:
-        whole = np.concatenate(list(features), axis=1)[None]
-        return iter(np.asarray(representation.inverse(whole, length, statistics)))
+        return iter(np.asarray(representation.inverse(_joined(features)[None], length, statistics)))
 
     def skip(block, frames):
         return np.asarray(representation.skip(block[None], frames))[0]
@@ -129,6 +138,13 @@ def evenly(waveform: Iterable[np.ndarray], samples: int) -> Iterator[np.ndarray]
     """A waveform's pieces (samples,), of any sizes, in pieces of one size, the last one perhaps longer."""
     for window, _, _ in overlap.windows(_rows(waveform), samples, 0, 0):
         yield window[0]
+
+
+def _joined(values: Iterable[np.ndarray]) -> np.ndarray:
+    parts = list(values)
+    if not parts or not any(part.shape[1] for part in parts):
+        raise InputError("there is nothing to transform: no samples and no frames came")
+    return np.concatenate(parts, axis=1)
 
 
 def _rows(waveform: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spectrovae.dsp.defaults import window_and_hop
 from spectrovae.dsp.mel import hertz_to_mel, invert_mel, mel_filterbank, mel_spectrogram, mel_to_hertz
 from spectrovae.dsp.phase import check_method, invert_magnitude
 from spectrovae.dsp.stft import db_to_magnitude, frame_count, power_to_db, stft
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
-from spectrovae.representations.log_stft import window_and_hop
 
 
 @keras.saving.register_keras_serializable("spectrovae")
@@ -83,7 +83,7 @@ class LogMel(Representation):
         level = power_to_db(mel if self.power == 2 else tf.square(mel), floor_db)
         return tf.transpose(level, [0, 2, 1])[..., None]
 
-    def synthesise(self, db, length=None):
+    def waveform_of(self, db, length=None):
         mel = tf.transpose(db_to_magnitude(db[..., 0]), [0, 2, 1]) ** self.power
         magnitude = invert_mel(mel, self._filterbank, iterations=self.inversion_iterations, power=self.power)
         return invert_magnitude(

@@ -1,13 +1,11 @@
 """Log-magnitude short-time Fourier transform."""
 
-import math
-
 import keras
 import tensorflow as tf
 
+from spectrovae.dsp.defaults import window_and_hop
 from spectrovae.dsp.phase import check_method, invert_magnitude
 from spectrovae.dsp.stft import db_to_magnitude, frame_count, power_to_db, stft
-from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
 
 
@@ -69,7 +67,7 @@ class LogSTFT(Representation):
         power = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
         return tf.transpose(power_to_db(power[..., :-1], floor_db), [0, 2, 1])[..., None]
 
-    def synthesise(self, db, length=None):
+    def waveform_of(self, db, length=None):
         magnitude = tf.transpose(db_to_magnitude(db[..., 0]), [0, 2, 1]) * self._full_scale
         return invert_magnitude(
             tf.pad(magnitude, [[0, 0], [0, 0], [0, 1]]),
@@ -90,14 +88,3 @@ class LogSTFT(Representation):
             "phase_search": self.phase_search,
             "seed": self.seed,
         }
-
-
-def window_and_hop(sample_rate: int, n_fft: int | None, hop_length: int | None) -> tuple[int, int]:
-    """Window and hop in samples, checked; by default the largest power of two within 64 ms, and a quarter of it."""
-    n_fft = 2 ** int(math.log2(0.064 * sample_rate)) if n_fft is None else n_fft
-    hop_length = n_fft // 4 if hop_length is None else hop_length
-    if n_fft < 4 or n_fft % 2:
-        raise InputError(f"n_fft must be an even number of samples, at least 4, received {n_fft!r}")
-    if not 1 <= hop_length <= n_fft // 2:
-        raise InputError(f"hop_length must lie between 1 and n_fft // 2 = {n_fft // 2}, received {hop_length!r}")
-    return n_fft, hop_length

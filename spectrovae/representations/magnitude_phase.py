@@ -5,10 +5,10 @@ import math
 import keras
 import tensorflow as tf
 
+from spectrovae.dsp.defaults import window_and_hop
 from spectrovae.dsp.stft import db_to_magnitude, istft, power_to_db, stft
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation
-from spectrovae.representations.log_stft import window_and_hop
 
 PHASES = ("cos_sin", "instantaneous_frequency")
 
@@ -82,7 +82,7 @@ class MagnitudePhase(Representation):
         advance = angle - tf.pad(angle[:, :, :-1], [[0, 0], [0, 0], [1, 0]]) - self._centre_advance()
         return tf.stack([level, tf.cast(_wrap(advance) / math.pi, tf.float32)], axis=-1)
 
-    def synthesise(self, db, length=None):
+    def waveform_of(self, db, length=None):
         magnitude = db_to_magnitude(db[..., 0])
         if self.phase == "cos_sin":
             cos, sin = db[..., 1], db[..., 2]

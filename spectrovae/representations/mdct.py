@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from spectrovae.dsp import mdct as dsp
+from spectrovae.dsp.defaults import default_window
+from spectrovae.dsp.stft import db_to_magnitude
 from spectrovae.errors import InputError
 from spectrovae.representations.base import Representation, check_waveform, split_level
 
@@ -33,7 +35,8 @@ class MDCT(Representation):
         mu: of mu-law.
         **kwargs: ``max_db``, ``dynamic_range`` and ``normalisation`` of :class:`Representation`. For the signed
             compandings ``max_db`` sets the coefficient that becomes 1, nothing is clipped, and ``"per_bin"`` and
-            ``"per_example"`` divide by the standard deviation and the largest absolute value without moving 0.
+            ``"per_example"`` divide, by the standard deviation about 0 and by the largest absolute value, at least the
+            floor's, without moving 0.
 
     Input shape: (batch, samples). Output shape: (batch, frame_length // 2, frames, 1), or 2 channels under
     ``"sign_log"``; frames = ceil(samples / (frame_length / 2)) + 1.
@@ -55,7 +58,7 @@ class MDCT(Representation):
         super().__init__(sample_rate, **kwargs)
         if companding not in COMPANDINGS:
             raise InputError(f"companding must be one of {', '.join(COMPANDINGS)}, received {companding!r}")
-        self.frame_length = 2 ** (int(math.log2(0.064 * sample_rate)) - 1) if frame_length is None else frame_length
+        self.frame_length = default_window(sample_rate) // 2 if frame_length is None else frame_length
         self.hop_length = self.frame_length // 2
         dsp.mdct_window(window, self.frame_length)  # refuses what is wrong
         if not (scale > 0 and mu > 0):
@@ -66,6 +69,14 @@ class MDCT(Representation):
     @property
     def context(self):
         return 1
+
+    @property
+    def from_zero(self):  # type: ignore[override]
+        return self.signed
+
+    @property
+    def about_zero(self):  # type: ignore[override]
+        return self.signed
 
     @property
     def signed(self) -> bool:
@@ -84,32 +95,38 @@ class MDCT(Representation):
         sign, level = dsp.sign_log(self._coefficients(waveform), floor_db)
         return tf.concat([level, sign], axis=-1)
 
-    def synthesise(self, db, length=None):
+    def waveform_of(self, db, length=None):
         level, sign = split_level(db)
-        return self._waveform(dsp.sign_log_expand(sign, level), length)
+        return self._waveform(dsp.sign_log_expand(tf.clip_by_value(sign, -1.0, 1.0), level), length)
 
     def call(self, waveform, statistics=None):
         if not self.signed:
             return super().call(waveform, statistics)
-        return self._compand(self._coefficients(check_waveform(waveform)), statistics)
+        coefficients = self._coefficients(check_waveform(waveform))
+        level = dsp.sign_log(coefficients, self.min_db)[1]
+        return self.normalised(self._compand(coefficients), level, statistics)
 
     def inverse(self, features, length=None, statistics=None):
         if not self.signed:
             return super().inverse(features, length, statistics)
-        return self._waveform(self._expand(tf.cast(features, tf.float32), statistics), length)
+        values = self.denormalised(tf.cast(features, tf.float32), statistics)
+        top = self.value_of(self.ceiling_db(statistics))
+        return self._waveform(self._expand(tf.clip_by_value(values, -top, top)), length)
 
     def from_db(self, db, statistics=None):
         """(level, sign) -> features."""
         if not self.signed:
             return super().from_db(db, statistics)
         level, sign = split_level(tf.cast(db, tf.float32))
-        return self._compand(dsp.sign_log_expand(sign, level), statistics)
+        return self.normalised(self._compand(dsp.sign_log_expand(sign, level)), level, statistics)
 
     def to_db(self, features, statistics=None):
         """Features -> (level, sign); what is below ``min_db`` reads that level with sign 0."""
         if not self.signed:
             return super().to_db(features, statistics)
-        sign, level = dsp.sign_log(self._expand(tf.cast(features, tf.float32), statistics), self.min_db)
+        top = self.value_of(300.0)  # beyond, squares leave the range of float32
+        values = tf.clip_by_value(self.denormalised(tf.cast(features, tf.float32), statistics), -top, top)
+        sign, level = dsp.sign_log(self._expand(values), self.min_db)
         return tf.concat([level, sign], axis=-1)
 
     @property
@@ -117,25 +134,21 @@ class MDCT(Representation):
         """Of a signed companding the slope, nearly constant for asinh and mu-law, at half of a coefficient's range."""
         if not self.signed:
             return super().db_per_unit
-        step = tf.constant([0.5, 0.51]) * self._top()
-        levels = 20.0 * np.log10(np.asarray(self._raw_expand(step)))
+        top = float(self.value_of(self.max_db))
+        levels = 20.0 * np.log10(np.asarray(self._expand(tf.constant([0.5, 0.51]) * top)))
         slope = float((levels[1] - levels[0]) / 0.01)
         if self.normalisation == "per_bin":
             self._require_built()
-            return [slope * float(value) / self._top() for value in np.asarray(self.bin_std)]
+            return [slope * float(value) / top for value in np.asarray(self.bin_std)]
         return slope
 
-    def adapt(self, dataset):
-        super().adapt(dataset)
-        if self.signed and self.normalisation == "per_bin":
-            # About 0, so that a sign stays a sign.
-            self.bin_std.assign(tf.sqrt(tf.square(self.bin_std) + tf.square(self.bin_mean)))
-            self.bin_mean.assign(tf.zeros_like(self.bin_mean))
-
-    def _adapted(self, waveform):
+    def values(self, waveform):
         if not self.signed:
-            return super()._adapted(waveform)
-        return self._raw_compand(self._coefficients(check_waveform(waveform)))
+            return super().values(waveform)
+        return self._compand(self._coefficients(check_waveform(waveform)))
+
+    def value_of(self, db):
+        return self._compand(db_to_magnitude(db)) if self.signed else db
 
     def _coefficients(self, waveform):
         """(batch, samples) -> coefficients relative to full scale (batch, bins, frames, 1)."""
@@ -146,44 +159,15 @@ class MDCT(Representation):
         coefficients = tf.transpose(coefficients[..., 0], [0, 2, 1]) * self._full_scale
         return dsp.imdct(coefficients, self.frame_length, self.window, length)
 
-    def _raw_compand(self, coefficients):
+    def _compand(self, coefficients):
         if self.companding == "asinh":
             return dsp.asinh_compress(coefficients, self.scale)
         return dsp.mu_law_compress(coefficients, self.mu) if self.companding == "mu_law" else coefficients
 
-    def _raw_expand(self, values):
+    def _expand(self, values):
         if self.companding == "asinh":
             return dsp.asinh_expand(values, self.scale)
         return dsp.mu_law_expand(values, self.mu) if self.companding == "mu_law" else values
-
-    def _top(self) -> float:
-        """The companded coefficient of ``max_db``."""
-        peak = 10.0 ** (self.max_db / 20.0)
-        if self.companding == "asinh":
-            return math.asinh(peak / self.scale)
-        return math.log1p(self.mu * peak) / math.log1p(self.mu) if self.companding == "mu_law" else peak
-
-    def _compand(self, coefficients, statistics=None):
-        values = self._raw_compand(coefficients)
-        if self.normalisation == "per_bin":
-            self._require_built()
-            return values / self._column(self.bin_std)
-        if self.normalisation == "per_example":
-            top = tf.reduce_max(tf.abs(values), axis=(1, 2, 3), keepdims=True)
-            return tf.math.divide_no_nan(values, top if statistics is None else self._example_top(statistics))
-        return values / self._top()
-
-    def _expand(self, features, statistics):
-        if self.normalisation == "per_bin":
-            self._require_built()
-            return self._raw_expand(features * self._column(self.bin_std))
-        if self.normalisation == "per_example" and statistics is not None:
-            return self._raw_expand(features * self._example_top(statistics))
-        return self._raw_expand(features * self._top())
-
-    def _example_top(self, statistics):
-        _, high = self._low_high(tf.cast(statistics, tf.float32))
-        return self._raw_compand(10.0 ** (high / 20.0))
 
     def get_config(self):
         return {

@@ -88,11 +88,12 @@ class Spectrum(Representation):
             channels.append(tf.atan2(imaginary, tf.where(power < 1e-30, 1.0, real)) / math.pi)
         return tf.stack(channels, axis=-1)[:, :, None]
 
-    def synthesise(self, db, length=None):
+    def waveform_of(self, db, length=None):
         length = self.n_fft if length is None else length
         level, carried = split_level(db[:, :, 0])
         if self.content == "mdct":
-            coefficients = sign_log_expand(carried, level)[..., 0] * self._full_scale
+            sign = tf.clip_by_value(carried, -1.0, 1.0)
+            coefficients = sign_log_expand(sign, level)[..., 0] * self._full_scale
             frames = -(-length // (self.n_fft // 2)) + 1
             return imdct(tf.repeat(coefficients[:, None], frames, axis=1), self.n_fft, "sine", length)
         if self.content == "magnitude_phase":
@@ -153,7 +154,7 @@ class Spectrum(Representation):
         db = tf.cast(db, tf.float32)
         if self.scale == "linear":
             level, carried = split_level(db)
-            values = self._scaled(self._amplitude(level, carried), statistics)
+            values = self.normalised(self._amplitude(level, carried), level, statistics)
             db = tf.concat([values, *self._kept(carried)], axis=-1)
         else:
             db = super().from_db(db, statistics)
@@ -167,7 +168,9 @@ class Spectrum(Representation):
         if self.scale == "db":
             return super().to_db(features, statistics)
         values, carried = split_level(features)
-        sign, level = sign_log(self._unscaled(values, statistics), self.min_db)
+        # Beyond, squares leave the range of float32.
+        amplitude = tf.clip_by_value(self.denormalised(values, statistics), -1e15, 1e15)
+        sign, level = sign_log(amplitude, self.min_db)
         return tf.concat([level, sign if self.content == "mdct" else carried], axis=-1)
 
     def _amplitude(self, level, carried):
@@ -176,29 +179,16 @@ class Spectrum(Representation):
     def _kept(self, carried):
         return [carried] if self.content == "magnitude_phase" else []
 
-    def _scaled(self, values, statistics):
-        if self.normalisation == "per_bin":
-            self._require_built()
-            return (values - self._column(self.bin_mean)) / self._column(self.bin_std)
-        if self.normalisation == "per_example":
-            largest = tf.reduce_max(tf.abs(values), axis=(1, 2, 3), keepdims=True)
-            if statistics is not None:
-                largest = db_to_magnitude(self._low_high(tf.cast(statistics, tf.float32))[1])
-            return tf.math.divide_no_nan(values, largest)
-        return values / 10.0 ** (self.max_db / 20.0)
+    @property
+    def from_zero(self):  # type: ignore[override]
+        return self.scale == "linear"
 
-    def _unscaled(self, values, statistics):
-        if self.normalisation == "per_bin":
-            self._require_built()
-            return values * self._column(self.bin_std) + self._column(self.bin_mean)
-        if self.normalisation == "per_example" and statistics is not None:
-            return values * db_to_magnitude(self._low_high(tf.cast(statistics, tf.float32))[1])
-        return values * 10.0 ** (self.max_db / 20.0)
+    def value_of(self, db):
+        return db_to_magnitude(db) if self.scale == "linear" else db
 
-    def _adapted(self, waveform):
-        if self.scale == "db":
-            return super()._adapted(waveform)
-        return self._amplitude(*split_level(self.decibels(waveform)))
+    def values(self, waveform):
+        level, carried = split_level(self.decibels(waveform))
+        return level if self.scale == "db" else self._amplitude(level, carried)
 
     def _middle(self, waveform):
         missing = tf.maximum(self.n_fft - tf.shape(waveform)[1], 0)

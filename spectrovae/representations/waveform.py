@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from spectrovae.dsp import pqmf
 from spectrovae.errors import InputError
-from spectrovae.representations.base import Representation, check_waveform
+from spectrovae.representations.base import HEADROOM, Representation, check_waveform
 from spectrovae.representations.magnitude_phase import MagnitudePhase
 
 
@@ -62,7 +62,7 @@ class Waveform(Representation):
         return self.cut(check_waveform(waveform)) / self.peak
 
     def inverse(self, features, length=None, statistics=None):
-        waveform = self.joined(tf.cast(features, tf.float32) * self.peak)
+        waveform = self.joined(self.samples_in(features))
         if length is None:
             return waveform
         return tf.pad(waveform, [[0, 0], [0, tf.maximum(length - tf.shape(waveform)[1], 0)]])[:, :length]
@@ -70,12 +70,17 @@ class Waveform(Representation):
     def analyse(self, waveform, floor_db):
         return self.spectrogram.analyse(waveform, floor_db)
 
-    def synthesise(self, db, length=None):
-        return self.spectrogram.synthesise(tf.cast(db, tf.float32), length)
+    def samples_in(self, features):
+        """Features -> samples, still laid out as features, limited to ``HEADROOM`` above full scale or ``peak``."""
+        top = max(self.peak, 1.0) * 10.0 ** (HEADROOM / 20.0)
+        return tf.clip_by_value(tf.cast(features, tf.float32) * self.peak, -top, top)
+
+    def waveform_of(self, db, length=None):
+        return self.spectrogram.waveform_of(tf.cast(db, tf.float32), length)
 
     def from_db(self, db, statistics=None):
         """(level, cos, sin) of the spectrogram -> features of its waveform, of as many whole frames as it holds."""
-        waveform = self.synthesise(db)
+        waveform = self.waveform_of(db)
         frames = self.whole_frames(tf.shape(waveform)[1])
         return self(waveform)[:, :, :frames]
 

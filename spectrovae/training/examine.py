@@ -14,9 +14,10 @@ from spectrovae import files
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
-from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose, sigma
+from spectrovae.evaluation.diagnostics import CodeCounts, Probe, diagnose
 from spectrovae.evaluation.leak import speaker_leak
 from spectrovae.evaluation.systems import data_of, plain
+from spectrovae.models.base import sigma_of
 from spectrovae.pca import principal_components
 from spectrovae.representations import Waveform
 from spectrovae.training.adversarial_verdict import judge_adversary, split_stages
@@ -60,7 +61,7 @@ def examine(
     representation = codec.representation
     floor = silence(representation, recordings.samples)
     samples = isinstance(representation, Waveform)  # not levels: their principal components and mean say little
-    scale = channel_scale(sigma(codec.decoder))
+    scale = channel_scale(sigma_of(codec.decoder))
     spectrum = None
     if not samples:
         weighted = (np.asarray(batch) / scale for batch in batches("train"))

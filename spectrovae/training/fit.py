@@ -14,7 +14,7 @@ import spectrovae
 from spectrovae import files, models, representations
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.models.base import Trainer
 from spectrovae.training.callbacks import log
 from spectrovae.training.loop import Training, holds_model
@@ -53,6 +53,7 @@ def fit(
         return train(trainer, representation, recordings, out, options, resume=resume, force=force, reuse=reuse)
 
 
+@within_graphs()
 def train(
     trainer: Trainer,
     representation: representations.Representation,
@@ -106,7 +107,8 @@ def train(
             run.finished = False
             log(f"continuing {out} after epoch {run.epoch}" + (f", step {run.step}" if run.step else ""))
             if before["options"].get("epochs") != options.epochs:
-                log(f"the half cosine of the learning rate is now that of {options.epochs} epochs, and goes on there")
+                rate = float(trainer.optimizer.learning_rate)
+                log(f"the half cosine of the learning rate now spans {options.epochs} epochs: it goes on at {rate:.2g}")
         else:
             training.begin()
         log(_headline(trainer, recordings, options, config["precision"]))
@@ -141,8 +143,10 @@ def repeat(
             options = FitOptions(**(kept | changes))
             opened = config["data"]["open"] | ({"source": data} if data else {})
             recordings = Recordings.open(**opened)
+            log(recordings.describe())
             if recordings.fingerprint != config["data"]["fingerprint"]:
                 raise InputError(f"the recordings at {opened['source']} are not those of the run")
+            log(recordings.describe())
             representation = representations.REPRESENTATIONS[config["representation"]["name"]](
                 **config["representation"]["options"]
             )

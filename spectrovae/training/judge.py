@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from spectrovae import files
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.evaluation.judges import RESULT, TARGETS, Judge, build_network
 from spectrovae.files import check_output
 from spectrovae.representations import LogMel
 from spectrovae.training.callbacks import ShowSteps, log, sigterm_as_interrupt
-from spectrovae.training.resumable import Resumable
+from spectrovae.training.resumable import Resumable, check_settings
 
 N_MELS = 40
 GAIN_DB = 10.0
@@ -24,6 +24,7 @@ SHIFT_SECONDS = 0.1
 NOISE_DB = (10.0, 60.0)  # signal-to-noise ratios of the training clips
 
 
+@within_graphs()
 def fit_judge(
     target: str,
     recordings: Recordings,
@@ -59,6 +60,7 @@ def fit_judge(
     """
     if target not in TARGETS:
         raise InputError(f"a judge tells {' or '.join(TARGETS)}, received {target!r}")
+    check_settings(epochs, batch_size, learning_rate)
     check_output(out, force=force, mark=RESULT)
     found = {getattr(example, target) for example in recordings.examples("train")}
     if None in found or len(found) < 2:

@@ -15,13 +15,13 @@ from spectrovae import files, models
 from spectrovae.bundle import read, read_description, weights_digest
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
-from spectrovae.data.pipeline import shuffled
-from spectrovae.errors import InputError
+from spectrovae.data.order import shuffled
+from spectrovae.errors import InputError, within_graphs
 from spectrovae.evaluation.systems import data_of
 from spectrovae.models.priors import Prior
 from spectrovae.training.callbacks import ShowSteps, log, sigterm_as_interrupt
 from spectrovae.training.mixture import fit_mixture, mean_nll
-from spectrovae.training.resumable import Resumable
+from spectrovae.training.resumable import Resumable, check_settings
 
 CONDITIONS = ("label", "speaker")
 SPLITS = ("train", "validation", "test")
@@ -33,6 +33,7 @@ REJECTED = "rejected_prior"
 Classes = dict[str, np.ndarray]
 
 
+@within_graphs()
 def fit_prior(
     bundle: str | os.PathLike,
     recordings: Recordings,
@@ -81,11 +82,7 @@ def fit_prior(
     insisted, kind = kind is not None, _checked_kind(codec, kind)
     if "learned_prior" in read_description(bundle) and not force:
         raise InputError(f"{bundle} has a learned prior already; --force replaces it")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, received {value}")
-    if not 0.0 < learning_rate < 1.0:
-        raise InputError(f"learning_rate must lie between 0 and 1, received {learning_rate}")
+    check_settings(epochs, batch_size, learning_rate)
     if recordings.sample_rate != codec.sample_rate:
         raise InputError(
             f"{codec.name} works at {codec.sample_rate} Hz, the recordings are at {recordings.sample_rate} Hz; open "
@@ -107,11 +104,13 @@ def fit_prior(
             settings | {"options": options, "encoder": encoder, "fingerprint": recordings.fingerprint},
         )
         prior, learned = _fitted(codec, recordings, kind, options, settings, run)
-        memory = {name: value for name, value in (codec.data or {}).items() if name != "prior"}
-        if memory.get("fingerprint") != recordings.fingerprint:
-            memory["prior"] = recordings.provenance()
         learned |= {"encoder": encoder, "data": about}
-        fitted = _replaced(codec, Path(bundle), prior, learned, insisted).replace(data=memory)
+        fitted = _replaced(codec, Path(bundle), prior, learned, insisted)
+        if REJECTED not in fitted.info:
+            memory = {name: value for name, value in (codec.data or {}).items() if name != "prior"}
+            if memory.get("fingerprint") != recordings.fingerprint:
+                memory["prior"] = recordings.provenance()
+            fitted = fitted.replace(data=memory)
         fitted.save(bundle)
         run.clear()
         with contextlib.suppress(OSError):

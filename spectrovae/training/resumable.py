@@ -15,6 +15,15 @@ from spectrovae.training import state
 from spectrovae.training.callbacks import log
 
 
+def check_settings(epochs: int, batch_size: int, learning_rate: float) -> None:
+    """Raise InputError where a setting of a training is out of range."""
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, received {value}")
+    if not 0.0 < learning_rate < 1.0:
+        raise InputError(f"learning_rate must lie between 0 and 1, received {learning_rate}")
+
+
 class Resumable(keras.callbacks.Callback):
     """Saves the state after each epoch in a folder of its own, and knows the best epoch's weights.
 

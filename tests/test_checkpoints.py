@@ -1,12 +1,10 @@
 """Runs that are stopped within an epoch: the continuation is the uninterrupted run, step by step."""
 
-import os
 import signal
 
-import keras
 import numpy as np
 import pytest
-from interrupts import history
+from interrupts import history, killed, signalled, stopping
 
 from spectrovae import training
 from spectrovae.codec import Codec
@@ -25,47 +23,14 @@ def sounds():
     }
 
 
-def fit(sounds, family, out, *, resume=False, force=False, model=None, **changes):
+def fit(sounds, family, out, **changes):
     rave = family == "rave"
     representation = Subbands(8000) if rave else LogSTFT(8000, n_fft=128, hop_length=64, phase_iterations=2)
     options = {"epochs": 2, "batch_size": 8, "precision": "float32"} | ({"adversarial_from": 1} if rave else {})
     return training.fit(
         family, sounds["rave" if rave else "vae"], representation, out, training.FitOptions(**(options | changes)),
-        preset="tiny", resume=resume, force=force, **(model or {}),
+        preset="tiny",
     )  # fmt: skip
-
-
-class At(keras.callbacks.Callback):
-    """Does something after a step of an epoch, both counted from 0."""
-
-    def __init__(self, epoch, step, action):
-        super().__init__()
-        self.at, self.action, self.epoch = (epoch, step), action, None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if (self.epoch, batch) == self.at:
-            self.action()
-
-
-def stopping(monkeypatch, epoch, step, action):
-    """Every fit does ``action`` after a step; callbacks that are given come first."""
-    original = keras.Model.fit
-
-    def stopping(self, *args, callbacks=(), **kwargs):
-        return original(self, *args, callbacks=[*callbacks, At(epoch, step, action)], **kwargs)
-
-    monkeypatch.setattr(keras.Model, "fit", stopping)
-
-
-def signalled(number=signal.SIGINT):
-    return lambda: os.kill(os.getpid(), number)
-
-
-def killed():
-    raise SystemExit("as SIGKILL does: nothing is saved on the way out")
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +55,8 @@ def same(run, expected):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("family", "epoch"), [("vae", 0), ("vae", 1), ("vq-vae", 1), pytest.param("rave", 1, marks=pytest.mark.slow)]
-)
-def test_interrupted_within_an_epoch_it_continues_exactly_there(
-    family, epoch, sounds, full, tmp_path, monkeypatch, capsys
-):
+def check_interrupted(family, epoch, sounds, full, tmp_path, monkeypatch, capsys):
+    """Interrupted within an epoch, a run is saved there and continues exactly."""
     out = tmp_path / "parts"
     with monkeypatch.context() as patch:
         stopping(patch, epoch, 1, signalled(signal.SIGTERM if epoch else signal.SIGINT))
@@ -107,6 +68,12 @@ def test_interrupted_within_an_epoch_it_continues_exactly_there(
     Codec.load(out, verify=True)
     codec = fit(sounds, family, out)
     same((out, codec), full(family))
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_interrupted_within_an_epoch_it_continues_exactly_there(epoch, sounds, full, tmp_path, monkeypatch, capsys):
+    """Other families: tests/nightly/test_resume.py."""
+    check_interrupted("vae", epoch, sounds, full, tmp_path, monkeypatch, capsys)
 
 
 def test_a_killed_epoch_continues_after_its_last_state(sounds, full, tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ import time
 
 import numpy as np
 import pytest
+import test_checkpoints
 import test_rave
+import test_run_folder
 import test_speakers
 import test_training
 from interrupts import history, interrupted
@@ -20,6 +22,18 @@ from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 
 TOY = test_training.TOY
+finished, opened = test_run_folder.finished, test_run_folder.opened
+full, sounds = test_checkpoints.full, test_checkpoints.sounds
+
+
+@pytest.mark.parametrize("family", ["vq-vae", "rave"])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_within_an_epoch(family, epoch, sounds, full, tmp_path, monkeypatch, capsys):
+    test_checkpoints.check_interrupted(family, epoch, sounds, full, tmp_path, monkeypatch, capsys)
+
+
+def test_five_hundred_damaged_runs(opened, finished, tmp_path):
+    test_run_folder.fuzzed(opened, finished, tmp_path, 500, seed=1)
 
 
 @pytest.mark.parametrize("family", ["autoencoder", "unet"])
