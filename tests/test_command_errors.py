@@ -132,7 +132,7 @@ def raising(raised):
 @pytest.mark.parametrize(
     ("raised", "code", "says"),
     [
-        (InputError("two\nlines"), 2, "two lines"),
+        (InputError("two\nlines"), 2, r"two\nlines"),
         (StorageError("full"), 1, "full"),
         (ServerError("gone"), 1, "gone"),
         (FileNotFoundError(2, "No such file", "a.wav"), 2, "a.wav: No such file"),

@@ -228,7 +228,7 @@ def marker_instead_of_model(monkeypatch):
     """Writing a real SavedModel takes seconds; where only folders matter, a file stands for it."""
 
     def save(codec, path, table, stored):
-        path.mkdir()
+        path.mkdir(exist_ok=True)
         (path / "saved_model.pb").write_text(str([endpoint.name for endpoint in table]))
 
     monkeypatch.setattr(saved_model, "save", save)
