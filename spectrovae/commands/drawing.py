@@ -55,6 +55,7 @@ def generate(options) -> tuple[dict, str]:
             f"{row['space']}: nearest training clip at {row['median']:.3g} {row['unit']}, of test clips at "
             f"{row['held_out_median']:.3g}; {row['near']:.0%} nearer than 99 % of these"
         )
+    lines += result["data"]["notes"] if result["data"] else []
     return written, "\n".join(lines)
 
 
