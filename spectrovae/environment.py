@@ -44,7 +44,7 @@ def prepare_libraries() -> None:
         )
     home = Path.home() if os.environ.get("HOME") else None
     folders = {}
-    if home is None or not os.access(home, os.W_OK | os.X_OK):
+    if home is None or not _can_be_written(home):
         folders = {name: name.lower() for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "KERAS_HOME")}
     elif _changes_keras(home / ".keras" / "keras.json"):
         folders = {"KERAS_HOME": "keras"}
@@ -53,6 +53,14 @@ def prepare_libraries() -> None:
         temporary = tempfile.mkdtemp(prefix="spectrovae-")
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         os.environ |= {name: os.path.join(temporary, folder) for name, folder in folders.items()}
+
+
+def _can_be_written(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not say it
+            return True
+    except OSError:
+        return False
 
 
 def _changes_keras(path: Path) -> bool:
