@@ -48,7 +48,9 @@ class Parser(argparse.ArgumentParser):
         finally:
             for action, default in defaults.items():
                 action.default = default
-        return frozenset(name for name, value in vars(given).items() if value is not None) - frozenset(self._defaults)
+        absent = {action.dest for action in self._actions if not action.option_strings and action.default is None}
+        absent = {name for name in absent if getattr(given, name, None) is None}
+        return frozenset(vars(given)) - absent - frozenset(self._defaults)
 
     def _refuse_unknown(self, args: Sequence[str]) -> None:
         known = list(self._option_string_actions)
