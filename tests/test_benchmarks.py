@@ -14,7 +14,7 @@ BENCHMARKS = ROOT / "benchmarks"
 COMMANDS = {
     "features.py": "TONES --rounds 1",
     "mdct.py": "--rounds 1",
-    "prior_quality.py": "PRIOR --data TONES --judge JUDGE -n 4 --guidance 1 2",
+    "prior_quality.py": "PRIOR --data TONES --judge JUDGE -n 4",
     "toys.py": "--sounds 2 --rounds 1",
     "waveform_quality.py": "WAVEFORM-VAE --data TONES --above 2000",
 }
