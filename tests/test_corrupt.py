@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from interrupts import Interrupt
 
 from spectrovae import training
 from spectrovae.codec import Codec
@@ -15,7 +14,6 @@ from spectrovae.representations import LogSTFT
 from spectrovae.training.corrupt import Corruption, canonical
 
 TOY = "toy:harmonic?size=60"
-assert Interrupt  # what ``interrupted`` raises
 
 
 def fit(recordings, representation, out, corrupt="uniform:10", family="unet", epochs=4, **options):

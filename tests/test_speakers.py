@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from interrupts import Interrupt
+from interrupts import interrupted
 from keras import ops
 from tones import SAMPLES, write_tones
 
@@ -289,13 +289,8 @@ def check_resume(family, recordings, representation, tmp_path, monkeypatch):
     report = json.loads((tmp_path / "whole" / "run" / "diagnostics.json").read_text())
     assert report["speaker_leak"]["split"] == "validation"
     assert "named rightly" in (tmp_path / "whole" / "run" / "verdict.md").read_text()
-    original = keras.Model.fit
     with monkeypatch.context() as patch:
-        patch.setattr(
-            keras.Model, "fit", lambda self, *a, callbacks=(), **k: original(
-                self, *a, callbacks=[*callbacks, Interrupt(1)], **k
-            ),
-        )  # fmt: skip
+        interrupted(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "parts")
     parts = fit(tmp_path / "parts")
