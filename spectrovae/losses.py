@@ -13,6 +13,7 @@ below full scale. A tenth of spoken digits is softer, and 1 % of music; silence 
 LEAST_SIGMA = 1e-7
 """Least calibrated sigma, in feature units: the rounding of features near 1 in float32."""
 SMALL_LOG_SIGMA = math.log(1e-3)
+"""Log of a sigma that is small where no running one is known: 0.08 dB of a range of 80."""
 
 
 def kl_divergence(mean, log_variance):

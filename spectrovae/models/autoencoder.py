@@ -27,7 +27,8 @@ class Autoencoder(networks.Trainer):
     Its loss is that of the VAE without the KL divergence, in nats per example: cells / 2 * log(mean squared error) of
     the batch, up to a constant, for each channel. It is least where the mean squared error is; on features with phase
     beside the level, the log keeps the channel that nothing predicts from ruling the other. The sigma is the batch's
-    own in evaluation too: what is asked of a model without a density is its error, not how well it knew it.
+    own in evaluation too: what is asked of a model without a density is its error, not how well it knew it. It is 0.001
+    or more (0.08 dB of 80), or a batch of silence would outweigh all others.
 
     Args:
         **options: those of :class:`spectrovae.models.networks.Trainer`. ``linear`` is ``"principal"`` by default: call
@@ -49,4 +50,6 @@ class Autoencoder(networks.Trainer):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         target = y_pred.get("target", self.target_of(x, y, sample_weight))
         self.track_error(target, y_pred["features"])
-        return ops.mean(losses.calibrated_nll(target, y_pred["features"]))
+        error = losses.channel_squared_error(target, y_pred["features"])
+        log_sigma = ops.maximum(losses.optimal_log_sigma(error), losses.SMALL_LOG_SIGMA)
+        return ops.mean(losses.calibrated_nll(target, y_pred["features"], ops.stop_gradient(log_sigma)))
