@@ -256,7 +256,7 @@ def test_a_fit_runs_both_stages(whole):
     assert Codec.load(out, verify=True).whole
     verdict = (out / "run" / "verdict.md").read_text()
     assert "of the first stage" in verdict
-    assert "dB, of the levels of a spectrogram" in verdict
+    assert "dB of the levels of a spectrogram" in verdict
     assert {"validation_distance", "validation_kl"} <= set(codec.info["metrics"])
 
 

@@ -71,11 +71,11 @@ def test_tables_are_files_too(tmp_path):
     with open(tmp_path / "tables" / names[0], newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert rows == [
-        {"model": '1,5 "a"', "RMSE dB": "1.23456", "RMSE dB, note": "1.1–1.3", "model (3)": "7"},
-        {"model": "b", "RMSE dB": "", "RMSE dB, note": "", "model (3)": "nan"},
+        {"model": '1,5 "a"', "RMSE dB": "1.23456", "RMSE dB, note": "1.1–1.3", "model (2)": "7"},
+        {"model": "b", "RMSE dB": "", "RMSE dB, note": "", "model (2)": "nan"},
     ]
     table = json.loads((tmp_path / "tables" / names[1]).read_text(encoding="utf-8"))
-    assert table["rows"][0] == {"model": '1,5 "a"', "RMSE dB": 1.23456, "RMSE dB, note": "1.1–1.3", "model (3)": 7}
+    assert table["rows"][0] == {"model": '1,5 "a"', "RMSE dB": 1.23456, "RMSE dB, note": "1.1–1.3", "model (2)": 7}
     assert table["columns"] == list(table["rows"][1])
     assert table["caption"] == "Figures: all!"
     page = check_page((tmp_path / "report.html").read_text())
