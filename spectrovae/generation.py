@@ -42,7 +42,7 @@ def generate(
     check_prior(codec)
     for name, number, least in (("count", count, 1), ("segments", segments, 1), ("seed", seed, 0), ("top_k", top_k, 0)):
         if not isinstance(number, int | np.integer) or number < least:
-            raise InputError(f"{name} must be a whole number, {least} at least, received {number!r}")
+            raise InputError(f"{name} must be a whole number, at least {least}, received {number!r}")
     if not (math.isfinite(temperature) and temperature >= 0.0):
         raise InputError(f"temperature must be 0 or more, received {temperature:g}")
     if not 0.0 < top_p <= 1.0:

@@ -77,7 +77,7 @@ def test_what_has_no_factors_is_refused(recordings):
     with pytest.raises(InputError, match="2000 dimensions"):
         factors.disentangle(codec_of(None, 2000), recordings)
     x = keras.Input((513, 1, 1))
-    coded = SimpleNamespace(name="coded", encoder=keras.Model(x, keras.ops.cast(x, "int32")))
+    coded = SimpleNamespace(name="coded", data=None, encoder=keras.Model(x, keras.ops.cast(x, "int32")))
     with pytest.raises(InputError, match="coded encodes to codes"):
         factors.disentangle(coded, recordings)
     with pytest.raises(InputError, match="at least one seed"):
