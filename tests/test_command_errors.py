@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectrovae import environment, files
+from spectrovae import cli, environment, files, models
 from spectrovae.cli import main
 from spectrovae.commands.options import plain
+from spectrovae.data.splits import SPLIT_RULES
 from spectrovae.errors import InputError, ServerError, StorageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -266,3 +267,9 @@ def test_stereo_at_another_rate_goes_through(tmp_path, capsys):
     soundfile.write(source, 0.1 * np.random.default_rng(0).standard_normal((44100, 2)), 44100)
     assert main(["transform", str(source), "--sample-rate", "8000", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "reconstruction.wav").is_file()
+
+
+def test_the_names_in_the_help_are_those_there_are():
+    assert cli.FAMILIES.split(", ") == list(models.FAMILIES)
+    assert cli.PRIORS.split(", ") == list(models.PRIORS)
+    assert cli.SPLIT_RULES == SPLIT_RULES
