@@ -17,7 +17,8 @@ SHOWN = 5
 def describe(recordings: Recordings) -> str:
     """Files, rejected ones and why, rate, cutting, splits, labels and speakers; a fact a line."""
     made = f"{recordings.get_config().get('source')}: sounds made by formula"
-    lines = _files(recordings.manifest) if recordings.manifest else [made]
+    labels = recordings.get_config().get("labels")
+    lines = _files(recordings.manifest, labels) if recordings.manifest else [made]
     lines += [_cutting(recordings), _splits(recordings)]
     for name in ("label", "speaker"):
         names = {split: [getattr(e, name) for e in recordings.examples(split)] for split in SPLITS}
@@ -25,23 +26,24 @@ def describe(recordings: Recordings) -> str:
     return "\n".join([*filter(None, lines), *recordings.notes])
 
 
-def _files(manifest: Any) -> list[str]:
+def _files(manifest: Any, labels: str | None) -> list[str]:
     accepted, rejected = manifest.accepted, manifest.rejected
     seconds = sum(record.duration or 0.0 for record in accepted)
     lines = [f"{manifest.root}: {_count(len(accepted), 'recording')}, {duration(seconds)}"]
     if rejected:
         reasons = [f"{record.path}: {record.reason}" for record in rejected]
         lines.append(f"rejected {len(rejected)}: {_listed(reasons)}")
-    salvaged = [f"{record.path}: {record.note}" for record in accepted if getattr(record, "note", None)]
-    if salvaged:
-        lines.append(f"salvaged {len(salvaged)}: {_listed(salvaged)}")
-    endings = dict(getattr(manifest, "endings", None) or {})
+    noted = [f"{record.path}: {record.note}" for record in accepted if record.note]
+    if noted:
+        lines.append(f"accepted with a note {len(noted)}: {_listed(noted)}")
     if manifest.ignored:
-        kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in list(endings.items())[:SHOWN])
+        endings = list(manifest.endings.items())[:SHOWN]
+        kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings)
         lines.append(f"ignored {_count(manifest.ignored, 'other file')}" + (f": {kinds}" if kinds else ""))
-    unreadable = list(getattr(manifest, "unreadable", ()))
-    if unreadable:
-        lines.append(f"{_count(len(unreadable), 'folder')} cannot be read: {_listed(list(map(str, unreadable)))}")
+        if labels is None and {".csv", ".tsv"} & set(manifest.endings):
+            lines[-1] += "; a table of labels is read by --labels FILE"
+    if manifest.unreadable:
+        lines.append(f"{_count(len(manifest.unreadable), 'folder')} cannot be read: {_listed(list(manifest.unreadable))}")
     return lines
 
 
