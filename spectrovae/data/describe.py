@@ -43,7 +43,8 @@ def _files(manifest: Any, labels: str | None) -> list[str]:
         if labels is None and {".csv", ".tsv"} & set(manifest.endings):
             lines[-1] += "; a table of labels is read by --labels FILE"
     if manifest.unreadable:
-        lines.append(f"{_count(len(manifest.unreadable), 'folder')} cannot be read: {_listed(list(manifest.unreadable))}")
+        unreadable = _listed(list(manifest.unreadable))
+        lines.append(f"{_count(len(manifest.unreadable), 'folder')} cannot be read: {unreadable}")
     return lines
 
 
