@@ -341,7 +341,7 @@ def opened(finished, recordings, representation):
 
 
 def fuzzed(opened, finished, tmp_path, count, seed):
-    """Damage run folders; how many were refused. More of them: tests/nightly/test_resume.py."""
+    """Damage run folders; how many were refused. More of them: tests/nightly/test_exact_resume.py."""
     refused = 0
     for number in range(count):
         out = tmp_path / str(number)
@@ -367,7 +367,8 @@ def test_a_damaged_run_is_named_in_one_line(opened, finished, tmp_path):
     "changes",
     [
         {"epoch": 10**9}, {"epoch": -1}, {"epoch": True}, {"epoch": "2"}, {"epoch": None}, {"history": {}},
-        {"history": []}, {"history": {"loss": [1.0]}}, {"history": {"loss": [1.0, "x"]}}, {"step": 10**9}, {"step": -1},
+        {"history": []}, {"history": {"kl": [1.0, 1.0]}},
+        {"history": {"loss": [1.0]}}, {"history": {"loss": [1.0, "x"]}}, {"step": 10**9}, {"step": -1},
         {"waited": 3}, {"best_epoch": 2.5}, {"seconds": float("nan")}, {"seconds": -1.0}, {"finished": 1},
         {"best": "0"}, {"best": [0]},
     ],

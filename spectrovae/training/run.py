@@ -113,7 +113,7 @@ class Run:
             and isinstance(progress["finished"], bool)
             and (best is None or state.number(best))
             and isinstance(history, dict)
-            and bool(history) == bool(epoch)
+            and ("loss" in history) == bool(epoch)
             and all(isinstance(column, list) and len(column) == epoch for column in history.values())
             and all(state.number(value) for column in history.values() for value in column)
         )
