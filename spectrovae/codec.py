@@ -401,10 +401,9 @@ class Codec:
         """
         if count < 1:
             raise InputError(f"count must be at least 1, received {count}")
-        pair = [self.checked_sound(x, name) for x, name in ((first, "the first sound"), (second, "the second sound"))]
-        length = max(map(len, pair))
-        pair = np.stack([np.pad(x, (0, length - len(x))) for x in pair])
-        ends = self.encode(pair)
+        sounds = [self.checked_sound(x, name) for x, name in ((first, "the first sound"), (second, "the second sound"))]
+        length = max(map(len, sounds))
+        ends = self.encode(np.stack([np.pad(x, (0, length - len(x))) for x in sounds]))
         way = tf.nest.map_structure(lambda z: generation.between(self, z[:1], z[1:], count, path), ends)
         return self.decode(way, length)
 

@@ -130,7 +130,7 @@ def test_priors_that_are_killed_end_as_those_that_are_not(start, bundle, tmp_pat
         def check(out=out):
             Codec.load(out, verify=True)
 
-        command = ["fit-prior", out, "--data", DATA, *arguments[:-1]]
+        command = ["fit-prior", out, "--data", DATA, *arguments]
         used += kill_until_done(start, round(0.2 * KILLS) - used, seconds, check, *command)
         chains += 1
         for ended, wanted in zip(Codec.load(out).learned_prior.get_weights(), expected, strict=True):
