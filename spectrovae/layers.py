@@ -170,7 +170,8 @@ class CalibratedSigma(keras.layers.Layer):
     @property
     def least_log_sigma(self):
         """Log of a tenth of sigma, at which :func:`spectrovae.losses.optimal_nll` bounds its gradient."""
-        return ops.where(self.updates > 0.0, self.log_sigma, math.log(1e-3)) - math.log(10.0)
+        log_sigma = ops.convert_to_tensor(self.log_sigma)  # JAX takes no variable here
+        return ops.where(self.updates > 0.0, log_sigma, math.log(1e-3)) - math.log(10.0)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -409,7 +409,7 @@ def test_a_linear_path_left_silent_is_named(family):
     model.initialise([features])
     model.compile()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model.fit(features, verbose=0)
 
 
