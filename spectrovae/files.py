@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -380,7 +380,7 @@ def json_text(path: str | os.PathLike, value: Any) -> str:
 
 def as_json(value: Any) -> Any:
     """``value`` as JSON can hold it: NumPy's numbers and arrays as numbers and lists, NaN and infinity as None."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [as_json(item) for item in value]

@@ -26,8 +26,8 @@ from spectrovae.evaluation.baselines import Identity, fit_baselines
 from spectrovae.evaluation.metrics import Errors, deviation
 from spectrovae.evaluation.rate import TOLERANCE, gaussian_bound, rate_distortion
 from spectrovae.evaluation.report import MISSING, Card, Cell, Report, Row, count_text, duration_text, number_text
-from spectrovae.evaluation.systems import System, plain
-from spectrovae.files import write_json, write_text
+from spectrovae.evaluation.systems import System
+from spectrovae.files import as_json, write_json, write_text
 from spectrovae.pca import MAX_CLIPS, principal_components
 
 RESULT = "study.json"
@@ -138,7 +138,7 @@ def study(
         result["trials"].append({"name": trial.name, "seed": trial.seed, "folder": path.name, **_configuration(path)})
         result["summary"] = summarise(result["rows"])
         _write(result, out)
-    return plain(result)
+    return as_json(result)
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def _plus_minus(row: Mapping[str, Any], key: str, digits: int = 2) -> str:
 
 
 def _write(result: Mapping[str, Any], out: Path) -> None:
-    result = plain(result)
+    result = as_json(result)
     write_json(out / RESULT, result)
     flat = [{key: json.dumps(v) if isinstance(v, list) else v for key, v in row.items()} for row in result["rows"]]
     write_text(out / "study.csv", systems.csv_text(flat))

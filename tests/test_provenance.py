@@ -12,7 +12,6 @@ import soundfile
 from spectrovae.cli import main
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings, recordings_for
-from spectrovae.data.provenance import same_data
 from spectrovae.errors import InputError
 from spectrovae.evaluation.judges import Judge
 
@@ -268,19 +267,6 @@ def test_toy_sounds_are_told_apart_by_what_they_are(codec):
     assert seen(toy, own, "train") == (len(own.examples("train")), 0)
     for other in ("toy:harmonic?size=51", "toy:harmonic?size=50&seed=1"):
         assert seen(toy, opened(other), "train") == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("change", "same"),
-    [
-        ({"source": "/elsewhere"}, True), ({"labels": "/elsewhere/t.csv"}, True), ({"split": "hash"}, True),
-        ({"pattern": "(?P<label>x)"}, False), ({"label_from": 2}, False),
-    ],
-)  # fmt: skip
-def test_settings_are_compared_by_what_they_give(change, same):
-    given = {"source": "/a", "split": "auto", "pattern": "(?P<label>.)", "labels": "/a/t.csv"}
-    assert same_data({"open": given, "fingerprint": "1"}, {"open": given | change, "fingerprint": "1"}) == same
-    assert not same_data({"open": given, "fingerprint": "1"}, {"open": given, "fingerprint": "2"})
 
 
 def test_a_pattern_and_a_table_are_remembered(codec, tmp_path):

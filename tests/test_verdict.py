@@ -16,6 +16,7 @@ from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import TrainingError
 from spectrovae.evaluation.codes import code_figures
+from spectrovae.files import as_json
 from spectrovae.models import VAE, UNet
 from spectrovae.representations import REPRESENTATIONS as REGISTERED
 from spectrovae.training import divergence, examine, verdict
@@ -36,7 +37,7 @@ def run(trainer, recordings, representation, epochs, learning_rate=1e-2):
     ).history
     codec = Codec(representation, trainer.encoder, trainer.decoder, prior=trainer.prior)
     report = examine.examine(codec, recordings, model=trainer.get_config(), history=history)
-    json.dumps(examine.plain(report), allow_nan=False)
+    json.dumps(as_json(report), allow_nan=False)
     return {finding["name"]: finding for finding in report["findings"]} | {"report": report}
 
 
@@ -501,6 +502,6 @@ def test_the_report_has_the_sigma_that_the_layer_keeps(recordings, representatio
 
 def test_reports_are_json_whatever_made_the_numbers():
     made = {"a": np.float32(0.5), "b": np.array([1, 2]), "c": [np.float64("nan"), float("inf")], 3: (np.bool_(True),)}
-    assert json.loads(json.dumps(examine.plain(made), allow_nan=False)) == {
+    assert json.loads(json.dumps(as_json(made), allow_nan=False)) == {
         "a": 0.5, "b": [1, 2], "c": [None, None], "3": [True],
     }  # fmt: skip

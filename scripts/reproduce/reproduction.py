@@ -23,8 +23,8 @@ from spectrovae import training
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
 from spectrovae.evaluation.report import Cell, Report, Row, number_text
-from spectrovae.evaluation.systems import csv_text, plain
-from spectrovae.files import write_json, write_text
+from spectrovae.evaluation.systems import csv_text
+from spectrovae.files import as_json, write_json, write_text
 from spectrovae.representations import Representation
 from spectrovae.study import Trial
 
@@ -99,7 +99,7 @@ class Reproduction:
             "spectrovae": spectrovae.__version__,
             "title": self.title,
             "setting": setting,
-            "tables": {table.name: [plain(row) for row in table.rows] for table in self.tables},
+            "tables": {table.name: [as_json(row) for row in table.rows] for table in self.tables},
             "verdicts": [
                 dataclasses.asdict(verdict) | {"outcomes": [bool(o) for o in verdict.outcomes], "verdict": verdict.text}
                 for verdict in self.verdicts
@@ -108,7 +108,7 @@ class Reproduction:
         }
         write_json(out / "result.json", result)
         for table in self.tables:
-            write_text(out / f"{table.name}.csv", csv_text([plain(row) for row in table.rows]))
+            write_text(out / f"{table.name}.csv", csv_text([as_json(row) for row in table.rows]))
         self._page(setting).save(out / "report.html")
         write_text(out / "report.md", self.markdown(setting))
 

@@ -191,4 +191,4 @@ def diagnose(options) -> tuple[dict, str]:
     codec = open_codec(options.bundle)
     recordings = recordings_for(options, [codec])
     report = examine.examine_bundle(Path(options.bundle), recordings, codec, options.split)
-    return examine.plain(report), examine.report_text(report)
+    return report, examine.report_text(report)

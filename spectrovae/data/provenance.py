@@ -16,19 +16,6 @@ HELD_OUT = "test"  # the split that no model may have seen
 LEARNED_FROM = ("train", "validation")
 
 
-def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two data settings (``open`` and ``fingerprint``) give the same examples, labels and speakers.
-
-    Where the recordings, or a table of labels, lie does not count.
-    """
-
-    def naming(settings: Mapping[str, Any]) -> tuple:
-        given = settings["open"]
-        return given.get("pattern"), given.get("label_from"), "labels" in given
-
-    return before["fingerprint"] == now["fingerprint"] and naming(before) == naming(now)
-
-
 def measured(recordings: Any, split: str, codecs: Sequence[Any] = (), judges: Sequence[Any] = ()) -> dict[str, Any]:
     """Count how many clips of a split each model and judge was trained or validated on, and put it in words.
 

@@ -27,7 +27,7 @@ from spectrovae.evaluation.paired import paired_tests
 from spectrovae.evaluation.perturbations import perturb
 from spectrovae.evaluation.report import wav_bytes
 from spectrovae.evaluation.systems import Group, Log, System
-from spectrovae.files import check_output, new_folder, write_json, write_text
+from spectrovae.files import as_json, check_output, new_folder, write_json, write_text
 
 RESULT = "compare.json"
 CEILING = "ceiling"
@@ -144,7 +144,7 @@ def compare(
         "rows": rows,
         "tests": _tests(tested, speakers, options),
     }
-    result = systems.plain(result)
+    result = as_json(result)
     rows = result["rows"]
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)

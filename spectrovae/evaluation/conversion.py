@@ -17,7 +17,7 @@ from spectrovae.evaluation.leak import speaker_leak
 from spectrovae.evaluation.metrics import Figure, bootstrap
 from spectrovae.evaluation.report import MISSING, Cell, Report, Row, wav_bytes
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import check_output, new_folder, write_json, write_text
+from spectrovae.files import as_json, check_output, new_folder, write_json, write_text
 
 RESULT = "conversion.json"
 SYSTEMS = {
@@ -116,7 +116,7 @@ def convert_all(
         "rows": rows,
         "pairs": pairs,
     }  # fmt: skip
-    result = systems.plain(result)
+    result = as_json(result)
     rows, pairs = result["rows"], result["pairs"]
     names = systems.clip_names(recordings, split, heard)
     sounds = _sounds(codec, convert, recordings, split, heard)

@@ -25,7 +25,7 @@ from spectrovae.evaluation import systems
 from spectrovae.evaluation.players import wav_bytes
 from spectrovae.evaluation.report import Card, Cell, Report, Row, number_text, sound_cards
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import check_output, new_folder, write_json, write_text
+from spectrovae.files import as_json, check_output, new_folder, write_json, write_text
 from spectrovae.plots import DARK_INK, LIGHT_INK
 
 RESULT = "fidelity.json"
@@ -160,7 +160,7 @@ def fidelity(
         "clips": len(indices), "seed": seed, "dimensions": dimensions, "needed": needed, "rows": rows,
         "curve": [float(value) for value in directions.fidelity],
     }  # fmt: skip
-    result = systems.plain(result)
+    result = as_json(result)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         write_text(folder / "fidelity.csv", systems.csv_text(result["rows"]))

@@ -28,7 +28,7 @@ from spectrovae.evaluation.latent_space import (
     neighbour_accuracy,
     neighbour_r2,
 )
-from spectrovae.files import check_output, new_folder, write_json, write_text
+from spectrovae.files import as_json, check_output, new_folder, write_json, write_text
 from spectrovae.pca import PrincipalComponents, principal_components
 
 RESULT = "latent.json"
@@ -135,7 +135,7 @@ def latent(
         "disentanglement": _disentanglement(codec, recordings, split, seed, log),
         "notes": _notes(space, labels, codec),
     }  # fmt: skip
-    result = systems.plain(result)
+    result = as_json(result)
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         rows = _coordinates(space, clips, labels, errors, places)

@@ -20,7 +20,7 @@ from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.players import loudness, match_levels, wav_bytes
 from spectrovae.evaluation.report import Cell, Report, Row, asset, signed_text
-from spectrovae.files import check_output, new_folder, write_json
+from spectrovae.files import as_json, check_output, new_folder, write_json
 
 RESULT = "listen.json"
 PAGE_BYTES = 50_000_000
@@ -93,7 +93,7 @@ def listen(
             for clip, players in matched.items()
         ],
     }
-    result = systems.plain(result)
+    result = as_json(result)
     wavs = [[wav_bytes(player.waveform, recordings.sample_rate) for player in players] for players in matched.values()]
     size = sum(len(wav) for row in wavs for wav in row) * 4 // 3
     if size > PAGE_BYTES:

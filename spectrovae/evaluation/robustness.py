@@ -27,7 +27,7 @@ from spectrovae.evaluation.disturbed import Measured, courses_of
 from spectrovae.evaluation.report import number_text
 from spectrovae.evaluation.robustness_page import FIGURES, listen, page
 from spectrovae.evaluation.systems import Log
-from spectrovae.files import check_output, new_folder, write_json, write_text
+from spectrovae.files import as_json, check_output, new_folder, write_json, write_text
 
 RESULT = "robustness.json"
 
@@ -132,7 +132,7 @@ def robustness(
         "rows": rows,
         "drift": drifts,
     }
-    result = systems.plain(result)
+    result = as_json(result)
     rows, drifts = result["rows"], result["drift"]
     names = systems.clip_names(recordings, split, heard)
     with new_folder(out, force=force, mark=RESULT) as folder:

@@ -17,7 +17,7 @@ from spectrovae.errors import InputError
 from spectrovae.evaluation.codes import CodeCounts
 from spectrovae.evaluation.diagnostics import Probe, diagnose
 from spectrovae.evaluation.leak import speaker_leak
-from spectrovae.evaluation.systems import data_of, plain
+from spectrovae.evaluation.systems import data_of
 from spectrovae.models.base import sigma_of
 from spectrovae.pca import principal_components
 from spectrovae.representations import Waveform
@@ -135,7 +135,7 @@ def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
     """``diagnostics.json`` and ``verdict.md`` in the folder of a run."""
-    files.write_json(folder / "diagnostics.json", plain(report))
+    files.write_json(folder / "diagnostics.json", files.as_json(report))
     sections = [f"# Verdict\n\n{_findings(report, '- ')}"]
     if report.get("diagnostics"):
         sections.append(f"## Figures ({report['split']} split)\n\n```\n{figures_text(report)}\n```")

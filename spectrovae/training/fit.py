@@ -233,10 +233,12 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool, reuse: boo
     if not described.is_file():
         raise InputError(f"{out} already holds a model; choose another folder or --force to start over")
     before = _read_config(described)
-    # The data may have moved; their fingerprint tells whether they are the same.
+    # The data may have moved: their fingerprint tells whether they are the same, the pattern and the level of folders
+    # whether labels and speakers are.
     ignored = {"spectrovae"} | ({"options.epochs", "options.patience"} if resume else set())
     names = {name for name, _ in _flat(before) ^ _flat(config)}
-    changed = sorted(name for name in names if name not in ignored and not name.startswith("data.open"))
+    naming = ("data.open.pattern", "data.open.label_from")
+    changed = sorted(n for n in names if n not in ignored and (n in naming or not n.startswith("data.open")))
     if changed:
         raise InputError(
             f"{out} holds a run with other settings ({', '.join(changed)}); give the same ones to continue it, choose "
