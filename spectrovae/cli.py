@@ -6,6 +6,7 @@ standard output, as JSON with ``--json``.
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -71,10 +72,13 @@ def _message(error: Exception) -> str:
     """What to say of an error."""
     if type(error).__module__ == InputError.__module__:
         return str(error)
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or type(error).__name__ == "ResourceExhaustedError":
+        return "out of memory; use shorter sounds, fewer clips or a smaller batch"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; close some, or raise the limit (ulimit -n)"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's own
-        return "out of memory; use shorter sounds, fewer clips or a smaller batch"
     if isinstance(error, RecursionError):
         return "an input is nested too deeply"
     if isinstance(error, UnicodeError):

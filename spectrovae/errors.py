@@ -1,8 +1,12 @@
 """The error a user can mend, and those of a failed check, a server that does not answer, a full disk, a training."""
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
+
+OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing of the file they come with: too many files are open, or memory is used up."""
 
 
 class InputError(ValueError):
@@ -23,16 +27,18 @@ def _escaped(found: re.Match) -> str:
 
 @contextlib.contextmanager
 def within_graphs() -> Iterator[None]:
-    """Within this block, an InputError raised inside a TensorFlow graph comes out as one. Also a decorator.
+    """Within this block, an InputError or OSError raised inside a TensorFlow graph comes out as one. Also a decorator.
 
     TensorFlow makes an error of its own of what a Python function in a graph raises, such as the reader of files.
     """
     try:
         yield
     except Exception as error:
-        found = re.search(r"\bInputError: (.*)", str(error))
-        if found and type(error).__module__.startswith("tensorflow"):
-            raise InputError(found[1]) from error
+        if type(error).__module__.startswith("tensorflow"):
+            if refused := re.search(r"\bInputError: (.*)", str(error)):
+                raise InputError(refused[1]) from error
+            if refused := re.search(r"\bOSError: \[Errno (\d+)\] (.*)", str(error)):
+                raise OSError(int(refused[1]), refused[2]) from error
         raise
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spectrovae.errors import InputError, StorageError
+from spectrovae.errors import OF_THE_PROCESS, InputError, StorageError
 
 try:
     import fcntl
@@ -53,6 +53,8 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in OF_THE_PROCESS:
+            raise
         if error.errno in (*_FULL, errno.EIO):
             reason = _FULL.get(error.errno or 0, error.strerror or str(error))
             raise StorageError(f"cannot write {path}: {reason}; make room and run the same command again") from error

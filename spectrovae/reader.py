@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from spectrovae import containers
-from spectrovae.errors import InputError
+from spectrovae.errors import OF_THE_PROCESS, InputError
 
 SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".bw64",
@@ -252,6 +252,8 @@ def _regular(path: Path) -> BinaryIO:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in OF_THE_PROCESS:
+            raise
         if os.path.lexists(path) and not path.is_file():
             raise InputError(f"{path} is not a regular file; leave it out") from error
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from spectrovae import cli
 from spectrovae.data import manifest as manifests
 from spectrovae.data.manifest import Manifest, Record
 from spectrovae.data.scan import scan
 from spectrovae.data.splits import split_by_hash
-from spectrovae.errors import InputError
+from spectrovae.errors import OF_THE_PROCESS, InputError
 
 
 def noise(seed, samples=400, level=0.3):
@@ -296,6 +298,25 @@ def test_the_official_split_of_fsdd():
 
 def test_rejected_files_are_in_no_split(mixed):
     assert set(where(scan(mixed).splits())) == {record.path for record in scan(mixed).accepted}
+
+
+@pytest.mark.parametrize("number", OF_THE_PROCESS)
+def test_what_the_process_lacks_rejects_no_file(number, mixed, monkeypatch, capsys):
+    """Too many open files, or no memory: no recording is left out for it."""
+    opened = os.open
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith("a.flac"):
+            raise OSError(number, os.strerror(number))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OSError) as raised:
+        scan(mixed)
+    assert raised.value.errno == number
+    assert cli.main(["data", "scan", str(mixed), "--out", str(mixed / "data.jsonl")]) == 1
+    assert re.fullmatch(r"spectrovae: error: (too many files are open|out of memory); .*\n", capsys.readouterr().err)
+    assert not (mixed / "data.jsonl").exists()
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

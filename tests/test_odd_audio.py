@@ -1,5 +1,6 @@
 """What a scan accepts is what training reads, sample for sample; everything else is one line that names the file."""
 
+import errno
 import io
 import os
 import re
@@ -272,6 +273,13 @@ def test_errors_in_graphs_come_out_as_they_went_in():
 
     with pytest.raises(InputError, match=r"^a.wav is odd$"), within_graphs():
         tf.numpy_function(fail, [], tf.float32)
+
+    def many():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(OSError, match=r"Too many open files$") as raised, within_graphs():
+        tf.numpy_function(many, [], tf.float32)
+    assert raised.value.errno == errno.EMFILE
     with pytest.raises(tf.errors.InvalidArgumentError), within_graphs():
         tf.reshape(tf.zeros(3), [2])
     with pytest.raises(KeyError), within_graphs():

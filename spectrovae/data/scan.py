@@ -15,7 +15,7 @@ from spectrovae import audio
 from spectrovae.data import labels as naming
 from spectrovae.data.manifest import Manifest, Progress, Record
 from spectrovae.data.splits import FSDD_PATTERN
-from spectrovae.errors import InputError
+from spectrovae.errors import OF_THE_PROCESS, InputError
 from spectrovae.files import sha256
 
 SILENCE = 1e-4  # -80 dB under full scale
@@ -99,6 +99,8 @@ def manifest_of(
 
 def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
     def note(error: OSError) -> None:
+        if error.errno in OF_THE_PROCESS:
+            raise error
         unreadable.append(Path(error.filename).relative_to(root).as_posix())
 
     seen = set()
@@ -122,6 +124,8 @@ def _examine(path: Path, root: Path) -> Record:
                 known.update({key: value for key, value in dataclasses.asdict(header).items() if key != "note"})
                 known["duration"] = header.duration
     except OSError as error:
+        if error.errno in OF_THE_PROCESS:
+            raise
         return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
     except InputError as error:
         reason = str(error).removeprefix(f"{path} ")
