@@ -135,6 +135,9 @@ def show(table):
     librosa_db = table["rows"][0]["convergence_db"]
     for better, wanted in TARGETS:
         enough = [row for row in table["rows"][2:] if row["convergence_db"] <= librosa_db - better]
+        if not enough:
+            print(f"no method is {better} dB better than librosa")
+            continue
         best = max(enough, key=lambda row: row["wall_speed"])
         print(
             f"{librosa_db - better:.1f} dB: {best['method']} {best['iterations']}, {best['wall_speed']:.1f} times "
