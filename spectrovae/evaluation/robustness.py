@@ -148,7 +148,7 @@ def robustness(
 
 
 def format_robustness(result: Mapping[str, Any]) -> str:
-    """Every perturbation's figures as plain text, at most 120 columns wide for nine severities."""
+    """Every perturbation's figures as plain text."""
     lines = []
     settings = result["settings"]
     for representation in result["representations"]:
@@ -175,7 +175,9 @@ def format_robustness(result: Mapping[str, Any]) -> str:
 
 
 def _block(title: str, head: str, cells: Sequence[tuple[str, float | None]]) -> list[str]:
-    lines = [f"{title:<36.36}{head}", "-" * (36 + len(head))]
-    for name in dict.fromkeys(name for name, _ in cells):
-        lines.append(f"{name:<36.36}" + "".join(f"{number_text(value):>9}" for own, value in cells if own == name))
+    names = dict.fromkeys(name for name, _ in cells)
+    width = max(map(len, (title, *names)))
+    lines = [f"{title:<{width}}{head}", "-" * (width + len(head))]
+    for name in names:
+        lines.append(f"{name:<{width}}" + "".join(f"{number_text(value):>9}" for own, value in cells if own == name))
     return [*lines, ""]
