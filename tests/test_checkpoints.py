@@ -72,7 +72,7 @@ def check_interrupted(family, epoch, sounds, full, tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_interrupted_within_an_epoch_it_continues_exactly_there(epoch, sounds, full, tmp_path, monkeypatch, capsys):
-    """Other families: tests/nightly/test_resume.py."""
+    """Other families: tests/nightly/test_exact_resume.py."""
     check_interrupted("vae", epoch, sounds, full, tmp_path, monkeypatch, capsys)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from families import SPECTROGRAM_FAMILIES
-from interrupts import interrupted
+from interrupts import interrupt, interrupted
 from keras import ops
 from tones import write_tones
 
@@ -332,5 +332,22 @@ def test_an_interrupted_prior_continues_exactly(bundles, recordings, tmp_path, m
     parts, full = fit("parts"), fit("full")
     assert not (paths["parts"] / "run-prior").exists()
     for a, b in zip(parts.learned_prior.get_weights(), full.learned_prior.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert parts.learned["figures"] == full.learned["figures"]
+
+
+@pytest.mark.parametrize(("family", "kind"), [("autoencoder", "flow"), ("vq-vae", "wavenet"), ("vq-vae", "pixelcnn")])
+def test_a_prior_interrupted_after_its_last_epoch_is_finished(family, kind, bundles, recordings, tmp_path, monkeypatch):
+    paths = {name: shutil.copytree(bundles[family], tmp_path / name) for name in ("parts", "full")}
+
+    def fit(name):
+        return fit_prior(paths[name], recordings, kind, preset="tiny", epochs=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Codec, "save", lambda *_: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            fit("parts")
+    parts, full = fit("parts"), fit("full")
+    for a, b in zip(parts.learned_prior.get_weights(), full.learned_prior.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert parts.learned["figures"] == full.learned["figures"]

@@ -308,6 +308,7 @@ def _open(prior: Prior, count: int) -> Classes:
 def _train(prior: Prior, train, held, settings: dict[str, Any], run: Resumable) -> int:
     """Train, put the best epoch's weights back and return its number."""
     latents, classes = train
+    prior.build()  # where all epochs are over already, no step does
     epochs, batch_size, seed = (settings[name] for name in ("epochs", "batch_size", "seed"))
     steps = math.ceil(len(latents) / batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], epochs * steps)
