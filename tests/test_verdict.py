@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -190,6 +191,28 @@ FALLING = np.geomspace(20.0, 5.0, 20)
 )
 def test_courses(validation, training, stalled, expected):
     assert course(list(validation), list(training), stalled) == [expected]
+
+
+def test_what_rose_and_what_fell_is_said_as_it_is():
+    """The loss may rise while the error falls on, as where the KL divergence grows."""
+    loss, error = np.r_[FALLING, np.linspace(5.1, 9.0, 10)], np.geomspace(20.0, 4.0, 30)
+    falling = list(np.geomspace(20.0, 3.9, 30))
+    history = {"loss": falling, "val_loss": list(loss), "rmse_db": falling, "val_rmse_db": list(error)}
+    diagnosis = {"latent": {"dimensions": 2}, "groups": [{}], "rmse_db": 5.0}
+    (finding,) = verdict.judge(history, diagnosis, {}, {})
+    fell = error[19] - np.mean(error[-3:])
+    assert finding.name == "overfitting"
+    assert f"and the error fell by {fell:.2f} dB." in finding.text
+    history = {"loss": falling, "val_loss": list(loss)}
+    assert verdict.judge(history, diagnosis, {}, {})[0].text.count(" rose by ") == 1
+
+
+def test_diagnose_judges_a_run_that_patience_stopped_as_its_fit_did(tmp_path, monkeypatch):
+    monkeypatch.setattr(examine, "data_of", lambda *_: {})
+    monkeypatch.setattr(examine, "examine", lambda *_, **how: how)
+    for info, stalled in (({"stalled": True}, True), ({"stalled": False}, False), ({}, False)):
+        found = examine.examine_bundle(tmp_path, None, SimpleNamespace(info=info), "test")
+        assert found["stalled"] is stalled
 
 
 def test_overfitting_is_told_what_has_not_been_tried():

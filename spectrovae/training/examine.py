@@ -112,7 +112,10 @@ def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run'} is damaged ({error!r}); restore it from a copy, or move it away") from error
     data = data_of(recordings, split, [codec])
-    return {"data": data} | examine(codec, recordings, split=split, model=model, history=history, corrupt=corrupt)
+    stalled = codec.info.get("stalled") is True
+    return {"data": data} | examine(
+        codec, recordings, split=split, model=model, history=history, stalled=stalled, corrupt=corrupt
+    )
 
 
 def key_figures(report: Mapping[str, Any]) -> dict[str, float]:

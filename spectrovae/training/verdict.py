@@ -283,7 +283,9 @@ def _overfitting(course: _Course, error: str, model, corrupt: str | None) -> Fin
     text = f"{error}, but {training[best]:.2f}{course.unit} on training."
     if rising:
         text += f" Since then the training loss fell on, and on validation the loss rose by {rise:.4g}"
-        text += f" and the {course.measure} by {higher:.2f}{course.unit}."
+        if course.measure != "loss":
+            text += f" and the {course.measure} {'rose' if higher >= 0 else 'fell'} by {abs(higher):.2f}{course.unit}"
+        text += "."
         text += " The best epoch is kept; more epochs will not help."
     change = "more recordings; or, without any, a smaller --latent-dim or --preset."
     if model.get("time_stretch") == 0.0 and not corrupt:
