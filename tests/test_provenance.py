@@ -224,6 +224,10 @@ def test_judges_and_priors_count_too(codec, data):
     prior = codec.replace(data=codec.data | {"prior": memory})
     with pytest.raises(InputError, match="the prior of vae learned from clips"):
         recordings.measured("test", [prior])
+    for damage in (5, {"fingerprint": 1, "splits": {"train": [5]}}, memory | {"fingerprint": 1, "splits": ["train"]}):
+        judge.info = {"data": damage}
+        with pytest.raises(InputError, match="is damaged"):
+            recordings.measured("test", [codec], [judge])
     judge.info = {"data": {"source": "x", "split": "auto"}}  # as judges kept it before
     assert "cannot be checked" in recordings.measured("test", [codec], [judge])["notes"][-1]
 

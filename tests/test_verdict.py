@@ -257,6 +257,17 @@ def test_the_threshold_of_the_collapse_law(model, sigma_squared):
     assert law["calibrated_active"] == 7
 
 
+def test_where_no_direction_would_live_nothing_else_is_blamed():
+    """Training clips that are all alike, or a single one."""
+    for spectrum in (np.zeros(3), np.zeros(0)):
+        latent = {"dimensions": 2, "active_units": 0, "shuffle_rise_db": 0.0}
+        diagnosis = {"latent": latent, "groups": [{}], "mean_squared_error": 0.01, "rmse_db": 1.0}
+        law = verdict.collapse_law(spectrum, {}, diagnosis, 100)
+        (finding,) = verdict.judge({}, diagnosis, law, {})
+        assert "so 0 dimensions would live, and 0 with a calibrated sigma. The training clips differ" in finding.text
+        assert finding.change == "recordings that differ more."
+
+
 # Divergence
 
 

@@ -188,8 +188,8 @@ def claim_folder(options: argparse.Namespace) -> None:
     path = options.out / "settings.json"
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); choose another folder") from error
         changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
         if changed:

@@ -9,6 +9,7 @@ fits and measurements that are finished stay. OUT/fits has the bundles, OUT/meas
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -152,8 +153,10 @@ def fitted(model: Model, seed: int, out: Path, recordings, representation, optio
     how = sv.training.FitOptions(
         epochs=options.epochs, patience=options.patience, seed=seed, corrupt=model.corrupt
     )  # fmt: skip
-    config = path / "run" / "config.json"
-    longer = config.is_file() and json.loads(config.read_text(encoding="utf-8"))["options"]["epochs"] < options.epochs
+    longer = False
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # fit says what is wrong with it
+        config = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))
+        longer = config["options"]["epochs"] < options.epochs
     codec = sv.training.fit(
         model.family, recordings, representation, path, how, resume=longer, reuse=True, preset=options.preset,
         **model.options,

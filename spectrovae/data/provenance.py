@@ -37,7 +37,10 @@ def measured(recordings: Any, split: str, codecs: Sequence[Any] = (), judges: Se
             validation clips.
     """
     own, clips = recordings.provenance(), recordings.stretches(split)
-    rows = [_row(name, memory, own, clips) for name, memory in _memories(codecs, judges)]
+    try:
+        rows = [_row(name, memory, own, clips) for name, memory in _memories(codecs, judges)]
+    except (AttributeError, TypeError, ValueError) as error:  # JSON that another hand has written
+        raise InputError(f"what a model or judge keeps of its data is damaged ({error}); fit it again") from error
     result = {
         "source": own["open"].get("source"), "rule": own["rule"], "fingerprint": own["fingerprint"], "split": split,
         "clips": len(clips), "models": rows,
@@ -47,8 +50,8 @@ def measured(recordings: Any, split: str, codecs: Sequence[Any] = (), judges: Se
     if guilty and not recordings.allow_seen:
         raise InputError(
             f"{'; '.join(_seen_text(row, split, len(clips)) for row in guilty)}: figures would be too good. Measure "
-            f"each model on its own {split} split (leave out --data and --split-rule), or give --allow-seen "
-            "(recordings.allow_seen = True)"
+            f"each model on its own {split} split (leave out --data and --split-rule), with judges and priors fitted "
+            "to the same split, or give --allow-seen (recordings.allow_seen = True)"
         )
     return result | {"notes": _notes(result, seen, recordings)}
 

@@ -165,7 +165,7 @@ def _judges(judges: Sequence[Judge], recordings: Any, split: str, indices: Seque
             given = sorted({getattr(examples[index], judge.target) for index in indices} - {None})
             raise InputError(
                 f"the judge {judge.name} tells the {judge.target}s {', '.join(judge.labels[:10])}; the {split} split "
-                f"has {', '.join(given[:10]) or 'clips without any'}: compare without it"
+                f"has none of them, but {', '.join(given[:10]) or f'no {judge.target}s'}: compare without it"
             )
     return dict(zip(systems.unique_stems([judge.name for judge in judges]), judges))
 

@@ -90,9 +90,9 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     lines.append(
         f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each. "
         "RMSE and LSD in dB "
-        "over all and over active cells;\nconvergence and sound LSD of the sound in dB; KL in nats: lower is better. "
-        f"Of SI-SDR, PESQ, STOI and answers that are right\nmore is better. Speed: {settings['speed_clips']} clips at "
-        "once."
+        "over all and over active cells;\nconvergence and LSD of the sound in dB; KL in nats: lower is better.\n"
+        "SI-SDR, PESQ, STOI and answers that are right: higher is better. "
+        f"Speed: {settings['speed_clips']} clips at once."
     )
     return "\n".join(lines)
 
@@ -114,8 +114,9 @@ def _scaled(value: float | None, scale: float) -> float | None:
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """The first cell to the left, the others to the right; a name that is too long ends in three dots."""
-    name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 3] + "..."
+    """The first cell to the left, the others to the right; a name that is too long keeps its ends."""
+    name, kept = cells[0], (widths[0] - 3) // 2
+    name = name if len(name) <= widths[0] else f"{name[:kept]}...{name[kept + 3 - widths[0] :]}"
     return " ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
 
 

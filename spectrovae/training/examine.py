@@ -197,7 +197,7 @@ def figures_text(report: Mapping[str, Any]) -> str:
             f"(68.3 %), within 2 {z['within_2_sigma']:.1%} (95.4 %)"
         )
     if law:
-        first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8])
+        first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8]) or "0"
         lines.append(f"PCA spectrum of train  {first}, ... of {law['variance']:.4g}")
     if law.get("threshold") is not None and len(found["groups"]) == 1:  # the law is of one group
         lines.append(

@@ -345,12 +345,15 @@ def _collapsed(text: str, law, model) -> Finding:
     """Why, and what to change: the threshold against the spectrum, or how it was trained."""
     if law.get("threshold") is None:
         return Finding("collapsed", text, "a lower --learning-rate, or --likelihood sigma where the family has it.")
-    first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:5])
+    first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:5]) or "0"
     text += (
         f" A direction of the data is kept while its variance exceeds beta sigma^2 = {law['threshold']:.3g}; the "
         f"training features have {first}, ..., so {law['predicted_active']} dimensions would live, and "
         f"{law['calibrated_active']} with a calibrated sigma."
     )
+    if law["predicted_active"] == law["calibrated_active"] == 0:
+        text += " The training clips differ too little for the error reached."
+        return Finding("collapsed", text, "recordings that differ more.")
     if law["predicted_active"] < DEAD_SHARE * law["calibrated_active"]:
         if model.get("likelihood", "sigma") != "sigma":
             return Finding("collapsed", text + " The weighting is the cause.", "--likelihood sigma.")
