@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         split_rule(group, flag, None)
         naming_options(group)
         cutting_options(group, None, None)
-        text = "measure on clips of the test split that the model was trained or validated on, and say so"
+        text = "measure on clips that the model was trained or validated on, too, and say so"
         group.add_argument("--allow-seen", action="store_true", help=text)
 
     def representation_options(sub: argparse.ArgumentParser, peak: str) -> None:

@@ -126,7 +126,8 @@ def curves_figure(
             marker = ""
         references += curve.reference
         models += not curve.reference
-        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        low, high = (np.array(ends, float) for ends in (curve.low, curve.high))  # None, of a single clip, is NaN
+        axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
         marker = "o" if len(curve.x) == 1 else marker
         axes.plot(
             curve.x,

@@ -147,17 +147,20 @@ def _configuration(path: Path) -> dict[str, Any]:
     return {"configuration": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
 
-def _features(codec: Codec, recordings: Recordings, split: str) -> np.ndarray:
-    """Of at most ``RATE_CLIPS`` clips, evenly spaced."""
-    indices = systems.chosen_clips(recordings, split, RATE_CLIPS)
-    parts = systems.batches(recordings, split, indices, BATCH_SIZE)
-    return np.concatenate([np.asarray(codec.representation(waveforms)) for _, waveforms in parts])
+def _features(codec: Codec, recordings: Recordings, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of at most ``RATE_CLIPS`` clips, evenly spaced, and what brings them back to dB where each has its own scale."""
+    representation, indices = codec.representation, systems.chosen_clips(recordings, split, RATE_CLIPS)
+    parts = [waveforms for _, waveforms in systems.batches(recordings, split, indices, BATCH_SIZE)]
+    features = np.concatenate([np.asarray(representation(part)) for part in parts])
+    if representation.normalisation != "per_example":
+        return features, None
+    return features, np.concatenate([np.asarray(representation.statistics(representation.decibels(p))) for p in parts])
 
 
 def _measure(trial: Trial, codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
     system = System(trial.name, "model", codec, codec.representation, codec.parameters, codec.info)
     [errors] = _errors([system], recordings, split)
-    measured = rate_distortion(codec, _features(codec, recordings, split), seed=trial.seed)
+    measured = rate_distortion(codec, *_features(codec, recordings, split), seed=trial.seed)
     return {
         "name": trial.name,
         "family": trial.family,
@@ -213,7 +216,10 @@ def _references(representation: Any, label: str, recordings: Recordings, split: 
 
 
 def _affine(representation: Any, features: np.ndarray) -> bool:
-    """Whether an error of the features is an error in dB, of one scale for all bins: so for levels, not magnitudes."""
+    """Whether an error of the features is an error in dB, of one scale for all clips and bins: so for levels, not
+    magnitudes."""
+    if representation.normalisation == "per_example":
+        return False
     first, last = (np.asarray(representation.to_db(x)) for x in (features[:1], features[-1:]))
     middle = np.asarray(representation.to_db(0.5 * (features[:1] + features[-1:])))
     return np.ndim(representation.db_per_unit) == 0 and np.allclose(middle, 0.5 * (first + last), atol=1e-2)

@@ -169,8 +169,16 @@ def test_sounds(made, recordings):
 def test_terminal_table(made):
     table = format_comparison(made[0])
     assert max(map(len, table.splitlines())) <= 120
+    lower, higher = table.splitlines()[-2:]
+    assert lower.endswith("KL in nats: lower is better.")
+    assert "SI-SDR, PESQ, STOI and answers that are right: higher is better" in higher
     line = next(line for line in table.splitlines() if line.startswith("PCA-2"))
     assert f"{row(made[0], 'PCA-2')['rmse_db']:.2f}" in line
+
+
+def test_long_names_keep_their_ends(made):
+    result = json.loads(json.dumps(made[0]).replace("<script>half</script>", "vae of speech, latent 16, beta 4"))
+    assert "\nvae of s...6, beta 4 " in format_comparison(result)
 
 
 def test_models_of_different_representations_have_their_own_baselines(recordings, tmp_path):

@@ -11,6 +11,7 @@ from tones import SAMPLES
 
 from spectrovae.cli import main
 from spectrovae.data import Recordings
+from spectrovae.data.sources import Example
 from spectrovae.errors import InputError
 from spectrovae.evaluation.judges import Judge, build_network
 from spectrovae.evaluation.mmd import squared_mmd
@@ -135,3 +136,10 @@ def test_an_interrupted_judge_continues_exactly(recordings, tmp_path, monkeypatc
     for a, b in zip(parts.network.get_weights(), full.network.get_weights()):
         np.testing.assert_array_equal(a, b)
     assert parts.info["accuracy"] == full.info["accuracy"]
+
+
+def test_a_clip_without_a_label_is_of_no_class():
+    judge = Judge.__new__(Judge)
+    judge.target, judge.labels = "label", ["None", "a"]
+    examples = [Example("x.wav", label, None, None) for label in (None, "None", "a", "b")]
+    assert judge.truth(examples).tolist() == [-1, 0, 1, -1]

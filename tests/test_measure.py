@@ -153,8 +153,12 @@ def test_coverage_is_counted(made):
 
 def test_a_judge_of_other_labels_is_refused(judge, log_stft, tmp_path):
     toy = Recordings.open("toy:harmonic?size=60", sample_rate=8000, samples=SAMPLES)
-    with pytest.raises(InputError, match="none of them"):
+    with pytest.raises(InputError, match="none of them, but "):
         compare([copy(log_stft)], toy, tmp_path / "out", judges=[Judge.load(judge)], **OPTIONS)
+    without = Judge.load(judge)
+    without.target = "speaker"
+    with pytest.raises(InputError, match="the test split has none of them, but no speakers: compare without it"):
+        compare([copy(log_stft)], toy, tmp_path / "out", judges=[without], **OPTIONS)
     with pytest.raises(InputError, match="resamples"):
         compare([copy(log_stft)], toy, tmp_path / "out", **{**OPTIONS, "resamples": 0})
 

@@ -63,3 +63,9 @@ def test_wav_holds_the_waveform():
     samples, rate = soundfile.read(io.BytesIO(wav_bytes(waveform, 8000)))
     assert rate == 8000
     np.testing.assert_allclose(samples, np.clip(waveform, -1, 1), atol=2**-14)
+
+
+def test_what_is_no_number_is_silent():
+    sound = np.r_[np.full(10, np.nan), 0.5, np.inf, -np.inf].astype(np.float32)
+    samples, _ = soundfile.read(io.BytesIO(wav_bytes(sound, 8000)))
+    np.testing.assert_allclose(samples, [*[0.0] * 10, 0.5, 1.0, -1.0], atol=2**-14)

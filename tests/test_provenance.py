@@ -116,6 +116,25 @@ def test_a_split_that_was_chosen_is_measured_and_stated(codec, data, split):
     assert f"{count} in its {split} split: the split that was chosen." in notes[-1]
 
 
+def test_validation_clips_that_were_trained_on_are_refused_too(codec, data):
+    recordings = recordings_for([codec], data, split="fsdd")
+    own = Recordings.open(data, split="speaker")
+    trained, validated = ({e.path for e in own.examples(split)} for split in ("train", "validation"))
+    paths = {e.path for e in recordings.examples("validation")}
+    assert seen(codec, recordings, "train")  # these are what was chosen
+    with pytest.raises(InputError, match=rf"{len(paths & trained)} in its train split.*on its own validation split"):
+        recordings.measured("validation", [codec])
+    recordings.allow_seen = True
+    assert seen(codec, recordings, "validation") == (len(paths & trained), len(paths & validated))
+    assert "figures are too good" in recordings.measured("validation", [codec])["notes"][-1]
+
+
+def test_bundles_of_one_name_are_told_apart(codec, data):
+    second = codec.replace(data=Recordings.open(data, samples=codec.segment_samples, split="fsdd").provenance())
+    with pytest.raises(InputError, match=r"^vae \(2\) learned from clips"):
+        recordings_for([codec]).measured("test", [codec, second])
+
+
 def changed(data, folder, change):
     """A copy of the data to which something was done."""
     shutil.copytree(data, folder)
@@ -205,6 +224,10 @@ def test_judges_and_priors_count_too(codec, data):
     prior = codec.replace(data=codec.data | {"prior": memory})
     with pytest.raises(InputError, match="the prior of vae learned from clips"):
         recordings.measured("test", [prior])
+    for damage in (5, {"fingerprint": 1, "splits": {"train": [5]}}, memory | {"fingerprint": 1, "splits": ["train"]}):
+        judge.info = {"data": damage}
+        with pytest.raises(InputError, match="is damaged"):
+            recordings.measured("test", [codec], [judge])
     judge.info = {"data": {"source": "x", "split": "auto"}}  # as judges kept it before
     assert "cannot be checked" in recordings.measured("test", [codec], [judge])["notes"][-1]
 

@@ -85,3 +85,19 @@ def test_bound_of_equal_variances_is_the_closed_form():
     found = gaussian_bound(spectrum, 100, DB, bits)
     np.testing.assert_allclose(found, DB * np.sqrt(10 * 3.0 * 2.0 ** (-2.0 * bits / 10) / 100), rtol=0.01)
     assert gaussian_bound(spectrum, 100, DB, np.zeros(1))[0] == pytest.approx(DB * math.sqrt(0.3), rel=1e-3)
+
+
+def test_under_per_example_scaling_dB_are_those_of_the_clips_own_range():
+    """Every feature is decoded 0.1 too high: a tenth of each clip's range in dB."""
+    representation = LogSTFT(8000, n_fft=64, hop_length=32, normalisation="per_example")
+    random = np.random.default_rng(0)
+    waveforms = np.float32(random.standard_normal((6, 992)) * 10.0 ** random.uniform(-2.0, -0.5, (6, 1)))
+    shape = representation.feature_shape(992)
+    inputs, latent = keras.Input(shape), keras.Input(shape)
+    encoder = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
+    codec = Codec(representation, encoder, keras.Model(latent, keras.layers.Rescaling(1.0, 0.1)(latent)))
+    statistics = np.asarray(representation.statistics(representation.decibels(waveforms)))
+    found = rate_distortion(codec, np.asarray(representation(waveforms)), statistics)
+    expected = 0.1 * np.sqrt(np.mean(np.square(np.ptp(statistics, axis=1))))
+    assert expected < found["distortion_db"] <= 1.001 * (1.0 + TOLERANCE) * expected
+    assert found["distortion_db"] < 0.9 * 0.1 * 80.0  # of the nominal range

@@ -20,6 +20,7 @@ from spectrovae.evaluation.report import (
     Row,
     count_text,
     duration_text,
+    interval_text,
     number_text,
     signed_text,
     sound_cards,
@@ -146,6 +147,10 @@ def test_loss_curves_are_written_whole(tmp_path):
 
 def test_numbers_for_people():
     assert [number_text(x) for x in (None, -1.005, 3.14159)] == ["–", "−1.00", "3.14"]
+    row = {"cosine_low": 0.99861, "cosine_high": 0.99889, "si_sdr_low": -1.26, "si_sdr_high": 3.04}
+    assert interval_text(row, "cosine", 4) == "0.9986–0.9989"  # as many digits as its figure, so that it holds it
+    assert interval_text(row, "si_sdr", 1) == "−1.3 to 3.0"
+    assert interval_text({"x_low": None, "x_high": None}, "x") == ""
     assert [signed_text(x) for x in (1.25, -0.04, -3.44)] == ["+1.2", "0.0", "−3.4"]
     assert [count_text(x) for x in (None, 12, 999, 1234, 999_950, 2_110_000)] == [
         "–",

@@ -82,9 +82,10 @@ def test_a_folder_keeps_its_settings(tmp_path):
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="is no reproduction"):
         reproduction.claim_folder(options(tmp_path / "other"))
-    (out / "settings.json").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
-        reproduction.claim_folder(options(out))
+    for damage in ("{", "5", "[1]"):
+        (out / "settings.json").write_text(damage)
+        with pytest.raises(InputError, match="damaged"):
+            reproduction.claim_folder(options(out))
 
 
 def test_refusals_end_with_2(tmp_path, capsys):

@@ -186,3 +186,14 @@ def test_the_worst_case_brings_the_corners_of_its_ball_along():
     assert list(found) == ["worst-case", "signs"]
     assert found["signs"].severities == found["worst-case"].severities == (1, 5)
     assert len(courses_of(["signs:3", "worst-case:1"])) == 2
+
+
+def test_a_single_clip_has_figures_and_no_intervals(recordings, tmp_path):
+    out = tmp_path / "out"
+    result = robustness([codec()], recordings, out, perturbations=["uniform:2"], samples=0, limit=1, seeds=1, **OPTIONS)
+    found = rows(result, "third")[2]
+    assert found["fidelity_db"] > 0
+    assert (found["fidelity_db_low"], found["fidelity_db_high"]) == (None, None)
+    check_page((out / "report.html").read_text())
+    with pytest.raises(InputError, match="bootstrap resamples must be at least 1; received 0"):
+        robustness([codec()], recordings, tmp_path / "x", **OPTIONS | {"resamples": 0})

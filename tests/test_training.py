@@ -69,6 +69,7 @@ def test_the_best_epoch_is_kept_and_stalling_stops(recordings, representation, t
     codec = fit(recordings, representation, tmp_path / "run", changes={"epochs": 6, "patience": 3})
     assert codec.info["epoch"] == 2
     assert codec.info["epochs"] == 5
+    assert codec.info["stalled"] is True
     assert [float(row["val_loss"]) for row in history(tmp_path / "run")] == [5.0, 3.0, 4.0, 3.5, 3.4]
 
 

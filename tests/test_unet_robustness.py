@@ -1,9 +1,15 @@
 """The reproduction of the claim that the U-Net is far more robust: its verdict and its options."""
 
 import runpy
+import shutil
 
 import pytest
 from conftest import ROOT
+from tones import SAMPLES
+
+from spectrovae.data import Recordings
+from spectrovae.errors import InputError
+from spectrovae.representations import LogSTFT
 
 SCRIPT = str(ROOT / "scripts" / "reproduce" / "unet_robustness.py")
 
@@ -53,3 +59,12 @@ def test_what_the_script_refuses(capsys):
             parse(arguments)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_fit_of_other_settings_is_never_taken_for_this_one(trained, tones, tmp_path):
+    module = runpy.run_path(SCRIPT)
+    shutil.copytree(trained("vae"), tmp_path / "fits" / "VAE-0")
+    recordings = Recordings.open(tones, samples=SAMPLES)
+    options = module["parse"](["--small", "--out", "x", "--epochs", "1"])
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        module["fitted"](module["models_of"](options)[0], 0, tmp_path, recordings, LogSTFT(8000), options)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -192,6 +193,28 @@ def test_courses(validation, training, stalled, expected):
     assert course(list(validation), list(training), stalled) == [expected]
 
 
+def test_what_rose_and_what_fell_is_said_as_it_is():
+    """The loss may rise while the error falls on, as where the KL divergence grows."""
+    loss, error = np.r_[FALLING, np.linspace(5.1, 9.0, 10)], np.geomspace(20.0, 4.0, 30)
+    falling = list(np.geomspace(20.0, 3.9, 30))
+    history = {"loss": falling, "val_loss": list(loss), "rmse_db": falling, "val_rmse_db": list(error)}
+    diagnosis = {"latent": {"dimensions": 2}, "groups": [{}], "rmse_db": 5.0}
+    (finding,) = verdict.judge(history, diagnosis, {}, {})
+    fell = error[19] - np.mean(error[-3:])
+    assert finding.name == "overfitting"
+    assert f"and the error fell by {fell:.2f} dB." in finding.text
+    history = {"loss": falling, "val_loss": list(loss)}
+    assert verdict.judge(history, diagnosis, {}, {})[0].text.count(" rose by ") == 1
+
+
+def test_diagnose_judges_a_run_that_patience_stopped_as_its_fit_did(tmp_path, monkeypatch):
+    monkeypatch.setattr(examine, "data_of", lambda *_: {})
+    monkeypatch.setattr(examine, "examine", lambda *_, **how: how)
+    for info, stalled in (({"stalled": True}, True), ({"stalled": False}, False), ({}, False)):
+        found = examine.examine_bundle(tmp_path, None, SimpleNamespace(info=info), "test")
+        assert found["stalled"] is stalled
+
+
 def test_overfitting_is_told_what_has_not_been_tried():
     train, validation = list(FALLING / 2.0), list(FALLING)
     history = {"loss": train, "val_loss": validation, "rmse_db": train, "val_rmse_db": validation}
@@ -232,6 +255,17 @@ def test_the_threshold_of_the_collapse_law(model, sigma_squared):
     assert law["sigma_squared"] == pytest.approx(sigma_squared, rel=5e-3)
     assert law["predicted_active"] == np.sum(spectrum > 2.0 * sigma_squared)
     assert law["calibrated_active"] == 7
+
+
+def test_where_no_direction_would_live_nothing_else_is_blamed():
+    """Training clips that are all alike, or a single one."""
+    for spectrum in (np.zeros(3), np.zeros(0)):
+        latent = {"dimensions": 2, "active_units": 0, "shuffle_rise_db": 0.0}
+        diagnosis = {"latent": latent, "groups": [{}], "mean_squared_error": 0.01, "rmse_db": 1.0}
+        law = verdict.collapse_law(spectrum, {}, diagnosis, 100)
+        (finding,) = verdict.judge({}, diagnosis, law, {})
+        assert "so 0 dimensions would live, and 0 with a calibrated sigma. The training clips differ" in finding.text
+        assert finding.change == "recordings that differ more."
 
 
 # Divergence

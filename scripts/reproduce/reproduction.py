@@ -21,7 +21,7 @@ from typing import Any
 import spectrovae
 from spectrovae import training
 from spectrovae.data import Recordings
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, StorageError, TrainingError
 from spectrovae.evaluation.report import Cell, Report, Row, number_text
 from spectrovae.evaluation.systems import csv_text
 from spectrovae.files import as_json, write_json, write_text
@@ -167,9 +167,9 @@ def run(
         claim_folder(options)
         found = work(options)
         found.save(options.out, small=options.small)
-    except InputError as error:
+    except (InputError, StorageError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print(f"interrupted; the same command continues in {options.out}", file=sys.stderr)
         return 130
@@ -188,8 +188,8 @@ def claim_folder(options: argparse.Namespace) -> None:
     path = options.out / "settings.json"
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); choose another folder") from error
         changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
         if changed:

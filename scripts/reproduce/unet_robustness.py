@@ -9,6 +9,7 @@ fits and measurements that are finished stay. OUT/fits has the bundles, OUT/meas
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import spectrovae as sv
+from spectrovae.errors import InputError
 from spectrovae.evaluation import systems
 from spectrovae.evaluation.disturbed import courses_of
 from spectrovae.evaluation.report import Card, Cell, Report, Row, number_text
@@ -142,19 +144,23 @@ def models_of(options: argparse.Namespace) -> list[Model]:
 
 
 def fitted(model: Model, seed: int, out: Path, recordings, representation, options) -> sv.Codec:
-    """The model's codec: trained now, or further, or as it was kept."""
+    """The model's codec: trained now, or further, or as it was kept.
+
+    Raises:
+        InputError: a fit with other settings is there.
+    """
     path = out / "fits" / f"{systems.file_stem(model.name)}-{seed}"
     how = sv.training.FitOptions(
         epochs=options.epochs, patience=options.patience, seed=seed, corrupt=model.corrupt
     )  # fmt: skip
-    config = path / "run" / "config.json"
-    done = config.is_file() and json.loads(config.read_text(encoding="utf-8"))["options"]["epochs"] >= options.epochs
-    if done and (path / "codec.json").is_file() and (codec := sv.Codec.load(path)).info.get("finished"):
-        codec.name = model.name
-        return codec
+    longer = False
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # fit says what is wrong with it
+        config = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))
+        longer = config["options"]["epochs"] < options.epochs
     codec = sv.training.fit(
-        model.family, recordings, representation, path, how, resume=True, preset=options.preset, **model.options
-    )
+        model.family, recordings, representation, path, how, resume=longer, reuse=True, preset=options.preset,
+        **model.options,
+    )  # fmt: skip
     codec.name = model.name
     return codec
 
@@ -352,4 +358,8 @@ def log(message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,12 +1,13 @@
 """Which recordings a model was trained and validated on, and whether it is measured on them.
 
 A bundle keeps ``Recordings.provenance()`` in its ``data.json``, a judge in ``judge.json``. Contents are compared, not
-paths or names: moved, renamed and copied recordings are recognised.
+paths or names: moved, renamed and copied recordings are recognised. Edited ones, and those converted to another format,
+are new: the content is that of the file.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,33 +32,40 @@ def measured(recordings: Any, split: str, codecs: Sequence[Any] = (), judges: Se
         ``notes``, sentences for a person.
 
     Raises:
-        InputError: clips of the test split were seen by a model whose fit split the data otherwise, and
-            ``recordings.allow_seen`` is not set.
+        InputError: a model whose fit split the data otherwise learned more from clips measured than the split says,
+            and ``recordings.allow_seen`` is not set: it was trained or validated on test clips, or trained on
+            validation clips.
     """
     own, clips = recordings.provenance(), recordings.stretches(split)
-    rows = [_row(name, memory, own, clips) for name, memory in _memories(codecs, judges)]
+    try:
+        rows = [_row(name, memory, own, clips) for name, memory in _memories(codecs, judges)]
+    except (AttributeError, TypeError, ValueError) as error:  # JSON that another hand has written
+        raise InputError(f"what a model or judge keeps of its data is damaged ({error}); fit it again") from error
     result = {
         "source": own["open"].get("source"), "rule": own["rule"], "fingerprint": own["fingerprint"], "split": split,
         "clips": len(clips), "models": rows,
     }  # fmt: skip
     seen = [row for row in rows if row["train"] or row["validation"]]
-    guilty = [row for row in seen if not row["same_data"]] if split == HELD_OUT else []
+    guilty = [row for row in seen if not row["same_data"] and _flatters(row, split)]
     if guilty and not recordings.allow_seen:
         raise InputError(
-            f"{'; '.join(_seen_text(row, split, len(clips)) for row in guilty)}: figures would be too good. Leave out "
-            "--data and --split-rule to measure on the model's own test split, or give --allow-seen "
-            "(recordings.allow_seen = True) to measure all the same"
+            f"{'; '.join(_seen_text(row, split, len(clips)) for row in guilty)}: figures would be too good. Measure "
+            f"each model on its own {split} split (leave out --data and --split-rule), with judges and priors fitted "
+            "to the same split, or give --allow-seen (recordings.allow_seen = True)"
         )
     return result | {"notes": _notes(result, seen, recordings)}
 
 
 def _memories(codecs: Sequence[Any], judges: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Names and what they remember; empty where a model, such as one that was not fitted, knows no data."""
+    taken = Counter[str]()
     for codec in codecs:
+        taken[codec.name] += 1
+        name = codec.name if taken[codec.name] == 1 else f"{codec.name} ({taken[codec.name]})"
         memory = codec.data or {}
-        yield codec.name, memory
+        yield name, memory
         if "prior" in memory:
-            yield f"the prior of {codec.name}", memory["prior"]
+            yield f"the prior of {name}", memory["prior"]
     for judge in judges:
         memory = judge.info.get("data") or {}
         yield f"judge {judge.name}", memory if "fingerprint" in memory else {}
@@ -87,6 +95,11 @@ def _index(contents: Sequence[str]) -> Mapping[str, list[tuple[float, float]]]:
     return known
 
 
+def _flatters(row: Mapping[str, Any], split: str) -> bool:
+    """Whether a model learned more from the clips measured than is usual of clips of this split."""
+    return bool(row["train"] and split != "train" or row["validation"] and split == HELD_OUT)
+
+
 def _seen_text(row: Mapping[str, Any], split: str, clips: int) -> str:
     counts = " and ".join(f"{row[own]} in its {own} split" for own in LEARNED_FROM if row[own])
     return f"{row['name']} learned from clips measured here: of {clips} {split} clips, {counts}"
@@ -101,9 +114,10 @@ def _notes(result: Mapping[str, Any], seen: Sequence[Mapping[str, Any]], recordi
     if other:
         notes.append(f"These are other data, or split otherwise, than those of the fit of {', '.join(other)}.")
     if clean:
-        notes.append(f"None of these clips was in the train or validation split of {', '.join(clean)}.")
+        compared = " (files are compared byte for byte)" if recordings.manifest else ""
+        notes.append(f"None of these clips was in the train or validation split of {', '.join(clean)}{compared}.")
     for row in seen:
-        good = "figures are too good" if split == HELD_OUT else "the split that was chosen"
+        good = "figures are too good" if _flatters(row, split) else "the split that was chosen"
         notes.append(f"{_seen_text(row, split, clips)}: {good}.")
     if unknown:
         notes.append(f"It is not known which recordings {', '.join(unknown)} learned from, so this cannot be checked.")

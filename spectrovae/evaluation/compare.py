@@ -162,10 +162,10 @@ def _judges(judges: Sequence[Judge], recordings: Any, split: str, indices: Seque
     examples = recordings.examples(split)
     for judge in judges:
         if not np.any(judge.truth([examples[index] for index in indices]) >= 0):
-            given = sorted({str(getattr(examples[index], judge.target)) for index in indices})
+            given = sorted({getattr(examples[index], judge.target) for index in indices} - {None})
             raise InputError(
                 f"the judge {judge.name} tells the {judge.target}s {', '.join(judge.labels[:10])}; the {split} split "
-                f"has none of them but {', '.join(given[:10])}: compare without it"
+                f"has none of them, but {', '.join(given[:10]) or f'no {judge.target}s'}: compare without it"
             )
     return dict(zip(systems.unique_stems([judge.name for judge in judges]), judges))
 

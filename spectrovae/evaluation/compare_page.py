@@ -22,14 +22,12 @@ DEFINITIONS = (
     f"Active cells: those whose input is more than {ACTIVE_MARGIN_DB:g} dB above the floor of the "
     "representation's "
     "range. Silence and padding are easy, so the figures over all cells flatter every system.",
-    "Convergence: spectral convergence in dB of the sound after Griffin-Lim, 20 log10 of the relative error "
-    "of its "
-    "magnitudes against the original's; lower is better, and silence scores 0. Sound LSD: the log-spectral "
-    "distance of "
-    "the same. Neither compares across representations of different settings.",
-    "Ceiling: the input's own spectrogram through Griffin-Lim. Identity, PCA-k and mean are baselines "
-    "fitted on the "
-    "train split. KL is that of the posterior from N(0, I), in nats per clip, the mean over the clips.",
+    "Sounds are made by the inverse of the representation, by Griffin-Lim where it keeps no phase. Convergence: "
+    "spectral convergence of the sound in dB, 20 log10 of the relative error of its magnitudes against the original's; "
+    "lower is better, and silence scores 0. Sound LSD: the log-spectral distance of the same. Neither compares across "
+    "representations of different settings.",
+    "Ceiling: the sound of the input's own spectrogram. Identity, PCA-k and mean are baselines fitted on the train "
+    "split. KL is that of the posterior from N(0, I), in nats per clip, the mean over the clips.",
     "MSE and cosine: of the normalised features. MR-STFT: mean over three STFT resolutions of spectral convergence + "
     "mean absolute difference of log magnitudes, of the waveforms. MCD: mel-cepstral distortion in dB, over the frames "
     "that sound, the level left out. SI-SDR: scale-invariant signal-to-distortion ratio. PESQ (ITU-T P.862) and STOI: "
@@ -92,8 +90,9 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     lines.append(
         f"{settings['clips']} clips of the {settings['split']} split, {settings['clip_seconds']:g} s each. "
         "RMSE and LSD in dB "
-        "over all and over active cells;\nconvergence and sound LSD (dB) after Griffin-Lim; KL in nats. "
-        f"Lower is better. Speed: {settings['speed_clips']} clips at once."
+        "over all and over active cells;\nconvergence and LSD of the sound in dB; KL in nats: lower is better.\n"
+        "SI-SDR, PESQ, STOI and answers that are right: higher is better. "
+        f"Speed: {settings['speed_clips']} clips at once."
     )
     return "\n".join(lines)
 
@@ -115,8 +114,9 @@ def _scaled(value: float | None, scale: float) -> float | None:
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """The first cell to the left, the others to the right; a name that is too long ends in three dots."""
-    name = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 3] + "..."
+    """The first cell to the left, the others to the right; a name that is too long keeps its ends."""
+    name, kept = cells[0], (widths[0] - 3) // 2
+    name = name if len(name) <= widths[0] else f"{name[:kept]}...{name[kept + 3 - widths[0] :]}"
     return " ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])
 
 
@@ -199,7 +199,7 @@ def _sound_cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str, int, 
     for name, _, digits, scale in columns:
         value = _scaled(row[name], scale)
         ends = {key: _scaled(row[key], scale) for key in (f"{name}_low", f"{name}_high")}
-        note = interval_text(ends, name)
+        note = interval_text(ends, name, digits)
         if name in COVERED and value is not None and row[f"{name}_clips"] < clips:
             note += f", {row[f'{name}_clips']} of {clips} clips"
         cells.append(Cell(number_text(value, digits), note, value))
@@ -217,7 +217,7 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
     def cell(name: str, digits: int = 2, scale: float = 1.0) -> Cell:
         ends = {key: _scaled(row[key], scale) for key in (f"{name}_low", f"{name}_high")}
         value = _scaled(row[name], scale)
-        return Cell(number_text(value, digits), interval_text(ends, name), value)
+        return Cell(number_text(value, digits), interval_text(ends, name, digits), value)
 
     measured = [cell(name) for name in ("rmse_db", "rmse_active_db", "lsd_db", "lsd_active_db")]
     measured += [cell("mse", 2, 1000.0), cell("cosine", 4), cell("convergence_db"), cell("sound_lsd_db")]

@@ -120,9 +120,8 @@ def convert_all(
     rows, pairs = result["rows"], result["pairs"]
     names = systems.clip_names(recordings, split, heard)
     sounds = _sounds(codec, convert, recordings, split, heard)
-    titles = {
-        index: f"{names[index]}: {examples[index].speaker}, {examples[index].label}, converted" for index in heard
-    }
+    said = {index: [examples[index].speaker, examples[index].label, "converted"] for index in heard}
+    titles = {index: f"{names[index]}: {', '.join(filter(None, words))}" for index, words in said.items()}
     with new_folder(out, force=force, mark=RESULT) as folder:
         write_json(folder / RESULT, result)
         write_text(folder / "conversion.csv", systems.csv_text(rows))

@@ -122,7 +122,7 @@ class Judge:
     def truth(self, examples: list) -> np.ndarray:
         """The place in ``labels`` of each example of ``Recordings.examples``; -1 where the judge does not know its."""
         place = {label: number for number, label in enumerate(self.labels)}
-        return np.array([place.get(str(getattr(example, self.target)), -1) for example in examples], int)
+        return np.array([place.get(getattr(example, self.target), -1) for example in examples], int)
 
     def save(self, path: str | os.PathLike, *, force: bool = False) -> None:
         """Write the judge's folder, whole or not at all.

@@ -132,7 +132,7 @@ def latent(
         "sampling": sampling,
         "loss": [_loss(errors, label, kl) for label in labels],
         "interpolation": interpolation,
-        "disentanglement": _disentanglement(codec, recordings, split, seed, log),
+        "disentanglement": _disentanglement(codec, recordings, split, seed),
         "notes": _notes(space, labels, codec),
     }  # fmt: skip
     result = as_json(result)
@@ -258,12 +258,12 @@ def _loss(errors: np.ndarray, label: Label, kl: np.ndarray | None) -> dict[str, 
     return found
 
 
-def _disentanglement(codec: Any, recordings: Any, split: str, seed: int, log: systems.Log) -> dict[str, Any]:
+def _disentanglement(codec: Any, recordings: Any, split: str, seed: int) -> dict[str, Any]:
     """What ``spectrovae disentangle`` measures, or ``reason``, why it does not apply."""
     if len(recordings.factor_names) < 2:
         return {"reason": "Nobody knows the factors of these sounds; try toy:additive or toy:fm."}
     try:
-        return factors.disentangle(codec, recordings, split=split, seeds=(seed, seed + 1, seed + 2), log=log)
+        return factors.disentangle(codec, recordings, split=split, seeds=(seed, seed + 1, seed + 2))
     except InputError as error:
         return {"reason": str(error)}
 

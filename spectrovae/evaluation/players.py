@@ -59,8 +59,8 @@ def match_levels(waveforms: Sequence[np.ndarray], sample_rate: int) -> list[Play
 
 def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
     """Return a mono waveform (samples,) in [-1, 1] as a 16-bit wav file; samples beyond that range are
-    clipped."""
+    clipped, and those that are no numbers are silent."""
     buffer = io.BytesIO()
-    samples = np.clip(np.asarray(waveform, np.float32), -1.0, 1.0)
+    samples = np.nan_to_num(np.clip(np.asarray(waveform, np.float32), -1.0, 1.0))
     soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
     return buffer.getvalue()

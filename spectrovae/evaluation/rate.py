@@ -24,12 +24,15 @@ TOLERANCE = 0.05
 _STEPS = 14
 
 
-def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_size: int = 64) -> dict[str, Any]:
+def rate_distortion(
+    codec: Any, features: np.ndarray, statistics: np.ndarray | None = None, *, seed: int = 0, batch_size: int = 64
+) -> dict[str, Any]:
     """What the latent of some clips carries and the error it leaves.
 
     Args:
         codec: a codec.
         features: (clips, bins, frames, channels), as its encoder takes them.
+        statistics: (clips, 2), what brings them back to dB under per-example scaling.
         seed: of the noise.
 
     Returns:
@@ -38,7 +41,9 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
         draw of its latent; ``distortion_db``, the RMSE of the level in dB at this rate: of a drawn latent for a
         posterior, of the noisy one for "noise".
     """
-    parts = [features[start : start + batch_size] for start in range(0, len(features), batch_size)]
+    rows = [slice(start, start + batch_size) for start in range(0, len(features), batch_size)]
+    parts = [features[own] for own in rows]
+    known = [() if statistics is None else (statistics[own],) for own in rows]
     random = np.random.default_rng(seed)
 
     def decode(latent: list[np.ndarray]):
@@ -46,9 +51,9 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
 
     def distortion(latents: list[list[np.ndarray]]) -> float:
         squared = 0.0
-        for part, latent in zip(parts, latents):
+        for part, own, latent in zip(parts, known, latents):
             decoded = decode(latent)
-            before, after = (np.asarray(codec.representation.to_db(x))[..., 0] for x in (part, decoded))
+            before, after = (np.asarray(codec.representation.to_db(x, *own))[..., 0] for x in (part, decoded))
             squared += float(np.sum(np.square(after - before, dtype=np.float64)))
         return math.sqrt(squared / features[..., 0].size)
 

@@ -269,13 +269,13 @@ def signed_text(value: float, digits: int = 1) -> str:
     return (text[1:] if float(text) == 0.0 else text).replace("-", "−")
 
 
-def interval_text(row: Mapping[str, Any], name: str) -> str:
+def interval_text(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
     """The interval of a figure in a flat row, "3.21–3.43"; with "to" where a sign would be misread; "" if
     none."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if low is None or high is None:
         return ""
-    return f"{low:.2f}–{high:.2f}" if low >= 0 else f"{number_text(low, 1)} to {number_text(high, 1)}"
+    return ("–" if low >= 0 else " to ").join(number_text(end, digits) for end in (low, high))
 
 
 def count_text(value: float | None) -> str:

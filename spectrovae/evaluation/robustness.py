@@ -87,7 +87,7 @@ def robustness(
     """
     check_output(out, force=force, mark=RESULT)
     courses = courses_of(perturbations)
-    for name, number in (("seeds", seeds), ("steps", steps)):
+    for name, number in (("seeds", seeds), ("steps", steps), ("bootstrap resamples", resamples)):
         if number < 1:
             raise InputError(f"the number of {name} must be at least 1; received {number}")
     data = systems.data_of(recordings, split, codecs, log=log)

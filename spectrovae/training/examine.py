@@ -112,7 +112,10 @@ def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run'} is damaged ({error!r}); restore it from a copy, or move it away") from error
     data = data_of(recordings, split, [codec])
-    return {"data": data} | examine(codec, recordings, split=split, model=model, history=history, corrupt=corrupt)
+    stalled = codec.info.get("stalled") is True
+    return {"data": data} | examine(
+        codec, recordings, split=split, model=model, history=history, stalled=stalled, corrupt=corrupt
+    )
 
 
 def key_figures(report: Mapping[str, Any]) -> dict[str, float]:
@@ -194,7 +197,7 @@ def figures_text(report: Mapping[str, Any]) -> str:
             f"(68.3 %), within 2 {z['within_2_sigma']:.1%} (95.4 %)"
         )
     if law:
-        first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8])
+        first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:8]) or "0"
         lines.append(f"PCA spectrum of train  {first}, ... of {law['variance']:.4g}")
     if law.get("threshold") is not None and len(found["groups"]) == 1:  # the law is of one group
         lines.append(

@@ -146,7 +146,6 @@ def repeat(
             log(recordings.describe())
             if recordings.fingerprint != config["data"]["fingerprint"]:
                 raise InputError(f"the recordings at {opened['source']} are not those of the run")
-            log(recordings.describe())
             representation = representations.REPRESENTATIONS[config["representation"]["name"]](
                 **config["representation"]["options"]
             )

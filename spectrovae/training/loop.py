@@ -241,6 +241,7 @@ class Training:
             "finished": True,
             "epoch": run.best_epoch,
             "epochs": run.epoch,
+            "stalled": self.stalled,
             "training_seconds": round(run.seconds, 3),
             "precision": config["precision"],
             "seed": options.seed,

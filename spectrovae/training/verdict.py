@@ -283,7 +283,9 @@ def _overfitting(course: _Course, error: str, model, corrupt: str | None) -> Fin
     text = f"{error}, but {training[best]:.2f}{course.unit} on training."
     if rising:
         text += f" Since then the training loss fell on, and on validation the loss rose by {rise:.4g}"
-        text += f" and the {course.measure} by {higher:.2f}{course.unit}."
+        if course.measure != "loss":
+            text += f" and the {course.measure} {'rose' if higher >= 0 else 'fell'} by {abs(higher):.2f}{course.unit}"
+        text += "."
         text += " The best epoch is kept; more epochs will not help."
     change = "more recordings; or, without any, a smaller --latent-dim or --preset."
     if model.get("time_stretch") == 0.0 and not corrupt:
@@ -343,12 +345,15 @@ def _collapsed(text: str, law, model) -> Finding:
     """Why, and what to change: the threshold against the spectrum, or how it was trained."""
     if law.get("threshold") is None:
         return Finding("collapsed", text, "a lower --learning-rate, or --likelihood sigma where the family has it.")
-    first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:5])
+    first = ", ".join(f"{value:.3g}" for value in law["eigenvalues"][:5]) or "0"
     text += (
         f" A direction of the data is kept while its variance exceeds beta sigma^2 = {law['threshold']:.3g}; the "
         f"training features have {first}, ..., so {law['predicted_active']} dimensions would live, and "
         f"{law['calibrated_active']} with a calibrated sigma."
     )
+    if law["predicted_active"] == law["calibrated_active"] == 0:
+        text += " The training clips differ too little for the error reached."
+        return Finding("collapsed", text, "recordings that differ more.")
     if law["predicted_active"] < DEAD_SHARE * law["calibrated_active"]:
         if model.get("likelihood", "sigma") != "sigma":
             return Finding("collapsed", text + " The weighting is the cause.", "--likelihood sigma.")
