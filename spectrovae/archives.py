@@ -183,6 +183,8 @@ def _check_weights(path: str) -> None:
                 elsewhere.append(f"{name} lies in another file")
 
     with zipfile.ZipFile(path) as archive:
+        if "model.weights.h5" not in archive.namelist():  # Keras would read other kinds, archives within the archive
+            raise ValueError("it holds no model.weights.h5")
         for entry in archive.infolist():
             if entry.filename.endswith(".h5"):
                 with archive.open(entry) as stream, h5py.File(stream, "r") as weights:

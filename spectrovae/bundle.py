@@ -156,6 +156,9 @@ def saving(path: str | os.PathLike, description: dict) -> Iterator[Path]:
             if (path / name).is_dir():
                 raise InputError(f"{path / name} is a folder, and a file is to be written there: choose another path")
         _finish(path)
+        foreign = [name for name in (*FILES, *OPTIONAL) if os.path.lexists(path / name)]
+        if foreign and not (path / DESCRIPTION).exists() and not (path / "run").exists():
+            raise InputError(f"{path} holds {foreign[0]} and no {DESCRIPTION}, so it is no bundle: choose another path")
         stage = path / ".saving"
         if _is_folder(stage):
             shutil.rmtree(stage)

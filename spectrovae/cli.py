@@ -16,6 +16,7 @@ from typing import Any
 
 import spectrovae
 from spectrovae import commands, environment, files
+from spectrovae.commands.outputs import inputs_of
 from spectrovae.commands.parsing import Parser, number, whole_number
 from spectrovae.errors import InputError, within_graphs
 from spectrovae.serving.deployment import IMAGE
@@ -35,9 +36,6 @@ PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
 
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_INPUTS = (
-    "data", "file", "files", "features", "first", "second", "prefix", "config", "archive", "bundle", "bundles", "judge",
-)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,13 +86,11 @@ def _message(error: Exception) -> str:
 
 def _check_inputs(options: argparse.Namespace) -> None:
     """Refuse what cannot be read more than once: pipes, devices and ``-``."""
-    for name in _INPUTS:
-        value = getattr(options, name, None)
-        for path in value if isinstance(value, list) else [value]:
-            if path == "-" and not os.path.exists(path):
-                raise InputError("- is no file: pipes are not read; write the sound to a file and give its name")
-            if path and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-                raise InputError(f"{path} is a pipe or device, which is not read; write the sound to a file first")
+    for path in inputs_of(options):
+        if path == "-" and not os.path.exists(path):
+            raise InputError("- is no file: pipes are not read; write the sound to a file and give its name")
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise InputError(f"{path} is a pipe or device, which is not read; write its content to a file first")
 
 
 def _parser() -> argparse.ArgumentParser:

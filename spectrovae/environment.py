@@ -35,24 +35,24 @@ def prepare_libraries() -> None:
         InputError: Keras's backend is not TensorFlow.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # keras.json may name another
-    backend = os.environ["KERAS_BACKEND"]
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    os.environ["KERAS_BACKEND"] = backend  # keras.json may name another
     if backend != "tensorflow":
         raise InputError(
             f"KERAS_BACKEND is {backend!r}, and the commands need 'tensorflow'; unset it (models, layers and losses "
             "can be trained under JAX from Python)"
         )
     home = Path.home() if os.environ.get("HOME") else None
-    folders = {}
+    elsewhere = set()
     if home is None or not _can_be_written(home):
-        folders = {name: name.lower() for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "KERAS_HOME")}
-    elif _changes_keras(home / ".keras" / "keras.json"):
-        folders = {"KERAS_HOME": "keras"}
-    folders = {name: folder for name, folder in folders.items() if name not in os.environ}
-    if folders:
+        elsewhere = {"MPLCONFIGDIR", "NUMBA_CACHE_DIR", "KERAS_HOME"} - set(os.environ)
+    settings = os.environ.get("KERAS_HOME") or (home and home / ".keras")
+    if settings and _changes_keras(Path(settings) / "keras.json"):
+        elsewhere.add("KERAS_HOME")
+    if elsewhere:
         temporary = tempfile.mkdtemp(prefix="spectrovae-")
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        os.environ |= {name: os.path.join(temporary, folder) for name, folder in folders.items()}
+        os.environ |= {name: os.path.join(temporary, name.lower()) for name in elsewhere}
 
 
 def _can_be_written(folder: Path) -> bool:

@@ -31,7 +31,7 @@ except ImportError:  # Windows
 
 TEMPORARY = ".spectrovae-"
 """How the names of files begin that are being written."""
-LOCK = ".lock"
+LOCK = ".spectrovae.lock"
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -110,8 +110,8 @@ def synchronise(path: str | os.PathLike) -> None:
 def locked(folder: str | os.PathLike, purpose: str, wait: float = 0.0) -> Iterator[None]:
     """Hold a folder's lock: no other process writes there meanwhile. One thread may hold it more than once.
 
-    The lock is a file ``.lock`` in the folder, held by flock(2), so it ends with its process. A folder that had to be
-    made for it is removed again where it is left empty.
+    The lock is a file :data:`LOCK` in the folder, held by flock(2), so it ends with its process. A folder that had to
+    be made for it is removed again where it is left empty.
 
     Args:
         purpose: what is being done, such as ``"spectrovae fit"``, for whoever is refused.
@@ -165,10 +165,11 @@ def _acquire(folder: Path, purpose: str, wait: float) -> int | None:
     while True:
         try:
             with contextlib.suppress(FileNotFoundError):
-                handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+                handle = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
                 if _lock(handle, path):
-                    os.truncate(handle, 0)
-                    os.write(handle, f"{purpose}, process {os.getpid()} on {socket.gethostname()}".encode())
+                    with contextlib.suppress(OSError):  # a full disk: whoever is refused is told no name
+                        os.truncate(handle, 0)
+                        os.write(handle, f"{purpose}, process {os.getpid()} on {socket.gethostname()}".encode())
                     return handle
                 holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
                 os.close(handle)
@@ -210,7 +211,7 @@ def check_output(out: str | os.PathLike, *, force: bool, mark: str) -> Path:
                 f"{given} is the current folder or holds it, and is replaced as one: go to another folder, or choose "
                 "another path"
             )
-        if os.path.lexists(out) and not out.is_dir():
+        if (os.path.lexists(out) or os.path.exists(given)) and not out.is_dir():
             raise InputError(f"{given} is a file, and a folder is to be written there: choose another path")
         above = next(path for path in (out, *out.parents) if os.path.lexists(path))
         if not above.is_dir():

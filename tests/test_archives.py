@@ -1,5 +1,6 @@
 """Files that anyone may have written: read where they are sound, else refused in one line before they fill memory."""
 
+import io
 import json
 import os
 import shutil
@@ -101,6 +102,19 @@ def store(kind):
 def test_weights_that_lie_elsewhere_or_nowhere_are_refused(file, kind, says):
     rewrite(file, store(kind))
     refused(archives.load_model, file, match=says)
+
+
+def test_weights_in_an_archive_within_the_archive_are_not_read(file):
+    """They may unpack to far more than the archive says of itself."""
+
+    def change(members):
+        inner = io.BytesIO()
+        np.savez_compressed(inner, __root__=np.zeros(1 << 27, np.uint8))
+        del members["model.weights.h5"]
+        members["model.weights.npz"] = inner.getvalue()
+
+    rewrite(file, change)
+    refused(archives.load_model, file, match=r"holds no model\.weights\.h5")
 
 
 LAMBDA = {

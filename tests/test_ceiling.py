@@ -193,7 +193,18 @@ def test_wrong_options_and_files_are_refused(digit, tmp_path, capsys):
     features = np.load(out / "features.npy")
     np.save(out / "features.npy", features[:, 1:])
     assert "expected (128," in refused(capsys, "invert", out / "features.npy", "--out", again)
+    for kind in (np.float64, np.complex64, "U4"):
+        np.save(out / "features.npy", features.astype(kind))
+        assert "expected float32" in refused(capsys, "invert", out / "features.npy", "--out", again)
+    np.save(out / "features.npy", np.where(features == features.max(), np.nan, features))
+    assert "NaN or infinite" in refused(capsys, "invert", out / "features.npy", "--out", again)
     np.save(out / "features.npy", features)
+    figures = json.loads((out / "ceiling.json").read_text())
+    for name, value in (("statistics", "x"), ("statistics", [1, 2, 3]), ("statistics", [[0, 1]]), ("samples", "1e999"),
+                        ("samples", float("inf"))):  # fmt: skip
+        (out / "ceiling.json").write_text(json.dumps(figures | {name: value}))
+        line = refused(capsys, "invert", out / "features.npy", "--out", again)
+        assert "not features.npy" in line or "not those of" in line
     (out / "ceiling.json").write_text("[]")
     assert "not features.npy" in refused(capsys, "invert", out / "features.npy", "--out", again)
     (out / "ceiling.json").unlink()

@@ -176,16 +176,16 @@ def test_no_server(protocol, capsys):
 
 @pytest.fixture
 def failing():
-    """A server that answers as told: (status, body) by turns, the last one again and again."""
+    """A server that answers as told: (status, body, perhaps the length it claims) by turns, the last one for ever."""
     answers, asked = [], []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             asked.append(self.path)
-            status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+            status, body, *length = answers.pop(0) if len(answers) > 1 else answers[0]
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(*length or [len(body)]))
             self.end_headers()
             self.wfile.write(body)
 
@@ -217,6 +217,23 @@ def test_a_busy_server_is_asked_again_ever_later(failing, no_wait):
         assert least <= wait <= 1.5 * least
 
 
+def test_an_answer_that_is_cut_off_is_asked_for_again(failing, no_wait):
+    url, answers, asked = failing
+    answers += [(200, b'{"outp', 100), (200, b'{"outputs": {"a": [1.5, null], "b": [true]}}')]
+    with Client(url) as client:
+        outputs = client.predict(waveform=np.zeros((1, 2), np.float32))
+    assert len(asked) == 2
+    np.testing.assert_array_equal(outputs["a"], np.float32([1.5, np.nan]))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '["{}"]', '["[]"]', '["x"]', '["{\\"sample_rate\\": null}"]'])
+def test_a_model_that_does_not_describe_itself(failing, no_wait, text):
+    url, answers, _ = failing
+    answers.append((200, b'{"outputs": {"description": ' + text.encode() + b', "more": 1}}'))
+    with Client(url) as client, pytest.raises(ServerError, match="no model that spectrovae exported"):
+        _ = client.description
+
+
 def test_patience_ends(failing, no_wait):
     url, answers, asked = failing
     answers.append((429, b'{"error": "too many"}'))
@@ -241,6 +258,9 @@ def test_a_refusal_is_not_asked_again(failing, no_wait, answer, says):
     [
         (["127.0.0.1:8501/v1/models/a"], "expected the URL of a model"),
         (["http://127.0.0.1:8501"], "expected the URL of a model"),
+        (["http://[bad/v1/models/a"], "expected the URL of a model"),
+        (["http://[::1]:99999/v1/models/a"], "expected the URL of a model"),
+        (["grpcs://[bad"], "without encryption"),
         (["http://127.0.0.1:8501/v1/models/a", "x.wav"], "--out"),
         (["http://127.0.0.1:8501/v1/models/a", "--timeout", "0"], "timeout must be above 0 s"),
         (["http://127.0.0.1:8501/v1/models/a", "--chunk", "1"], "chunk must be above 1 s"),

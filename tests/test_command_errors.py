@@ -176,6 +176,15 @@ def test_another_backend_is_one_line(backend, capsys, monkeypatch):
         assert "TensorFlow" in error(capsys, *command) or "'tensorflow'" in error(capsys, *command)
 
 
+def test_an_empty_backend_and_a_keras_home_of_other_numbers(tmp_path, monkeypatch):
+    (tmp_path / "keras.json").write_text('{"floatx": "float64"}')
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    environment.prepare_libraries()
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+    assert os.environ["KERAS_HOME"] != str(tmp_path)
+
+
 @pytest.mark.parametrize("settings", [None, {"backend": "jax"}, {"floatx": "float64"}, [], "{"])
 def test_settings_of_keras_elsewhere_change_nothing(settings, tmp_path, monkeypatch):
     (tmp_path / ".keras").mkdir()

@@ -16,6 +16,7 @@ import pytest
 
 from spectrovae import bundle, files
 from spectrovae.codec import Codec
+from spectrovae.commands.options import open_codec
 from spectrovae.errors import InputError, StorageError
 from spectrovae.models.mixture import GaussianMixture
 from spectrovae.representations import LogSTFT
@@ -148,6 +149,22 @@ def test_a_save_leaves_files_that_no_save_wrote(sound, copied):
         sound.save(copied)
     assert (copied / ".saved" / "notes.txt").read_text() == "mine"
     assert damage.outcome(copied, sound) == "same"
+
+
+@pytest.mark.parametrize("name", ["data.json", "prior.keras", "encoder.keras"])
+def test_a_save_replaces_and_removes_nothing_where_there_is_no_bundle(sound, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"holds {name} and no codec.json"):
+        sound.replace(data=None).save(tmp_path)
+    assert os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_pipe_in_place_of_the_run_is_not_read(sound, tmp_path):
+    sound.save(tmp_path)
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / "config.json")
+    assert open_codec(tmp_path).data == sound.data
 
 
 # Readers and writers at the same time

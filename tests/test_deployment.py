@@ -2,9 +2,11 @@
 
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +173,42 @@ def test_what_someone_changed_is_not_replaced(models):
     assert not (models / "models.config").exists()
     deployment.deploy(models, force=True)
     assert "services" in (models / "compose.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pipe", "folder", "link"])
+def test_what_is_no_text_or_no_file_is_not_replaced(models, kind):
+    file = models / "kubernetes.yaml"
+    if kind == "bytes":
+        file.write_bytes(b"\xff")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to(models / "nowhere")
+    for force in (False, True) if kind != "bytes" else (False,):
+        with pytest.raises(InputError, match="something else" if kind == "bytes" else "move it away"):
+            deployment.deploy(models, force=force)
+    assert not (models / "models.config").exists()
+
+
+def test_versions_are_those_that_the_server_takes(models, tmp_path):
+    for name in ("\u0663", "9" * 19):
+        (models / "digits" / name).mkdir()
+        (models / "digits" / name / "saved_model.pb").touch()
+    assert deployment.exported_models(models)["digits"] == [1, 2, 10]
+    with pytest.raises(InputError, match="LABEL=VERSION"):
+        deployment.parse_labels(["digits:stable=1\u0660"], models)
+
+
+def test_an_export_neither_holds_its_bundle_nor_lies_in_it(tmp_path):
+    target = tmp_path / "toy" / "1"
+    (target / "model").mkdir(parents=True)
+    (target / "about.json").touch()
+    for bundle in (target / "model", target, tmp_path):
+        with pytest.raises(InputError, match="the input"):
+            deployment.check_target(target, bundle, Path("about.json"), True)
+    deployment.check_target(target, tmp_path / "model", Path("about.json"), True)
 
 
 def test_bad_requests(models, tmp_path):

@@ -74,6 +74,28 @@ def test_a_lock_leaves_a_folder_with_files_and_removes_one_it_made(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept.txt"]
 
 
+def test_a_lock_takes_nothing_that_is_not_its_own(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".lock").write_text("of another program")
+    with files.locked(tmp_path, "writing"):
+        pass
+    (tmp_path / files.LOCK).symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="cannot write"), files.locked(tmp_path, "writing"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / ".lock").read_text() == "of another program"
+
+
+def test_a_lock_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with files.locked(tmp_path / "out", "writing"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def fail(temporary, number):
     temporary.write_text("half")
     raise OSError(number, os.strerror(number))
@@ -187,10 +209,13 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
     assert (tmp_path / "loop").is_symlink()
 
 
-@pytest.mark.parametrize("out", ["file", "file/below", "file/below/deeper", "fifo", "read-only/out", "/proc/out", "/"])
+@pytest.mark.parametrize(
+    "out", ["file", "file/below", "file/below/deeper", "fifo", "stream", "read-only/out", "/proc/out", "/"]
+)
 def test_where_no_folder_can_be_is_known_beforehand(tmp_path, monkeypatch, out):
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "stream").symlink_to(f"/proc/self/fd/{os.pipe()[1]}")
     (tmp_path / "read-only").mkdir(mode=0o555)
     monkeypatch.setattr(os, "access", lambda path, mode: "read-only" not in str(path) and "proc" not in str(path))
     with pytest.raises(InputError) as refused:

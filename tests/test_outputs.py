@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import soundfile
 from spectrovae import models, representations
 from spectrovae.cli import main
 from spectrovae.codec import Codec
-from spectrovae.commands.outputs import LONGEST, check_folder, file_name, free_path, output_names
+from spectrovae.commands.outputs import LONGEST, check_folder, file_name, free_path, free_paths, output_names
 from spectrovae.errors import InputError
 
 
@@ -233,3 +235,72 @@ def test_an_export_replaces_exports_alone(bundle, tmp_path, capsys):
     assert code == 2
     assert "not an earlier" in line
     assert (mine / "mine.txt").exists()
+
+
+def test_reports_are_not_written_over_what_they_are_made_of(bundle, tmp_path, capsys):
+    """A folder that holds an earlier report and, since then, an input; and one that lies in an input."""
+    out = tmp_path / "out"
+    model = shutil.copytree(bundle, out / "model")
+    sounds, judge = out / "sounds", out / "judge"
+    for folder in (sounds, judge):
+        folder.mkdir()
+        soundfile.write(folder / "a.wav", np.full(500, 0.1), 4000)
+    (out / "labels.csv").write_text("file,label\na.wav,a\n")
+    marks = ("compare", "robustness", "listen", "latent", "fidelity", "conversion", "sounds", "judge")
+    for mark in marks:
+        (out / f"{mark}.json").write_text("{}")
+    before = sorted(out.rglob("*"))
+    reports = ("compare", "robustness", "listen", "latent", "fidelity", "generate")
+    tails = dict.fromkeys(reports, ()) | {"judge-conversion": ("--judge", judge)}
+    for name, tail in tails.items():
+        for source, data in ((model, "toy:harmonic"), (bundle, sounds), (bundle, "toy:harmonic")):
+            labels = ("--labels", out / "labels.csv") if (source, data) == (bundle, "toy:harmonic") else ()
+            for folder in (out, *([sounds / "new"] if data == sounds else ())):
+                code, _, line = run(capsys, name, source, "--data", data, *labels, *tail, "--out", folder, "--force")
+                assert (code, "the input" in line) == (2, True), line
+    code, _, line = run(capsys, "fit-judge", "label", "--data", sounds, "--out", out, "--force")
+    assert (code, "the input" in line) == (2, True), line
+    for target in (model / "codec.json", model / "new.json", out / "labels.csv", sounds / "a.wav"):
+        code, _, line = run(capsys, "disentangle", model, "--data", sounds, "--labels", out / "labels.csv",
+                            "--out", target, "--force")  # fmt: skip
+        assert (code, "the input" in line) == (2, True), line
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_models_own_recordings_are_an_input(bundle, tmp_path, capsys):
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    soundfile.write(sounds / "a.wav", np.full(500, 0.1), 4000)
+    memory = {"open": {"source": str(sounds)}, "fingerprint": "x"}
+    Codec.load(bundle).replace(data=memory).save(tmp_path / "model")
+    for out in (sounds / "report", tmp_path):
+        if out == tmp_path:
+            (tmp_path / "latent.json").write_text("{}")
+        code, _, line = run(capsys, "latent", tmp_path / "model", "--out", out, "--force")
+        assert (code, "the input" in line) == (2, True), line
+
+
+def test_a_link_to_a_pipe_device_or_folder_is_what_it_points_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("mine")
+    for target, says in (("pipe", "pipe"), ("folder", "folder"), ("/dev/null", "pipe"), ("/proc/self/fd/1", "pipe")):
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path / target)
+        with pytest.raises(InputError, match=says):
+            free_path(link, True)
+        link.unlink()
+    link.symlink_to(tmp_path / "text")
+    assert free_path(link, True) == link
+
+
+def test_thousands_of_inputs_are_checked_at_once(tmp_path, monkeypatch):
+    names = [str(tmp_path / f"{number}.wav") for number in range(300)]
+    for name in names:
+        Path(name).touch()
+    calls, stat = [], os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path, *rest, **options: (calls.append(path), stat(path, *rest, **options))[1]
+    )
+    free_paths(tmp_path / "out", names, force=False)
+    assert len(calls) < 20 * len(names)

@@ -35,7 +35,7 @@ from tensorflow_serving.apis import (  # noqa: E402
 from spectrovae import cli, models, representations, serving  # noqa: E402
 from spectrovae.codec import Codec  # noqa: E402
 from spectrovae.errors import InputError  # noqa: E402
-from spectrovae.serving.server import config, engine, launch, manager  # noqa: E402
+from spectrovae.serving.server import config, engine, launch, manager, stand_in  # noqa: E402
 from spectrovae.serving.server.batching import Batching, Queues  # noqa: E402
 from spectrovae.serving.server.errors import RequestError  # noqa: E402
 from spectrovae.serving.server.options import Options  # noqa: E402
@@ -234,6 +234,11 @@ BAD_BODIES = {
     "strings": (b'{"inputs": [["a"]]}', "must be float32, received strings"),
     "booleans": (b'{"inputs": [[true]]}', "must be float32, received booleans"),
     "null": (b'{"inputs": [[null]]}', "must be float32, received null"),
+    "mixed": (b'{"inputs": [[0.5, null, {}, "a", true]]}', "booleans, null, objects, strings$"),
+    # NumPy would take 100 GB, as much for each text as for the longest.
+    "a long text": (b'{"inputs": [["' + b"x" * 500_000 + b'"' + b',"a"' * 50_000 + b"]]}", "received strings$"),
+    "deep": (b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}", "waveform"),
+    "a long name": (b'{"inputs": {"' + b"x" * 500_000 + b'": [[1]]}}', r"xxx\.\.\.$"),
     "missing": (b'{"inputs": {}}', "missing: waveform"),
     "unknown": (b'{"inputs": {"waveform": [[1]], "sound": [[1]]}}', "unknown: sound"),
     "rows that differ": (b'{"instances": [{"waveform": [1]}, {"sound": [1]}]}', "same inputs"),
@@ -275,6 +280,17 @@ def test_what_is_not_there(server, path, body, status, reason):
     assert (found, reason in document["error"]) == (status, True), document
 
 
+@pytest.mark.parametrize(
+    ("inputs", "reason"), [("abc", "received shape []"), ([["a"], ["b", "c"]], "differ in length"), ([1], "numbers")]
+)
+def test_texts_are_checked_too(server, inputs, reason):
+    body = {"signature_name": "describe", "inputs": inputs}
+    status, document = server.rest("/v1/models/vae:predict", body)
+    assert (status, reason in document["error"]) == (400, True), document
+    status, document = server.rest("/v1/models/vae:predict", body | {"inputs": ["a", "bc"]})
+    assert (status, len(document["outputs"])) == (200, 2)
+
+
 def _claim(shape: list[int], **fields):
     """A tensor whose few bytes claim a shape."""
     message = request("tiny")
@@ -283,8 +299,8 @@ def _claim(shape: list[int], **fields):
     for size in shape:
         proto.tensor_shape.dim.add(size=size)
     for name, value in fields.items():
-        if name == "float_val":
-            proto.float_val.extend(value)
+        if name.endswith("_val"):
+            getattr(proto, name).extend(value)
         else:
             setattr(proto, name, value)
     return message
@@ -309,6 +325,13 @@ BAD_CALLS = {
     "claims more": (lambda: _claim([1, 3], tensor_content=b"1234"), "INVALID_ARGUMENT", "does not hold 3 values"),
     "fewer values": (lambda: _claim([1, 3], float_val=[1.0, 2.0]), "INVALID_ARGUMENT", "does not hold 3 values"),
     "no values": (lambda: _claim([1, 3]), "INVALID_ARGUMENT", "does not hold 3 values"),
+    "values of another type": (
+        lambda: _claim([1, 3], int_val=[1, 2, 3]), "INVALID_ARGUMENT", "does not hold 3 values of float32",
+    ),
+    "many dimensions": (lambda: _claim([1] * 50_000, float_val=[1.0]), "INVALID_ARGUMENT", "received shape [1, 1"),
+    "a long name": (
+        lambda: request("tiny", waveform=noise(1, 2), **{"x" * 50_000: 1}), "INVALID_ARGUMENT", "unknown: xxx",
+    ),
     "no such type": (lambda: _claim([1, 3], float_val=[1.0], dtype=200), "INVALID_ARGUMENT", "type 200"),
     "much to describe": (lambda: _many("describe", "request", tf.string), "INVALID_ARGUMENT", "stands for"),
     "much to generate": (lambda: _many("generate", "seed", tf.int32), "INVALID_ARGUMENT", "stands for"),
@@ -364,8 +387,15 @@ def test_digits_of_other_scripts_are_no_version(server):
 def test_pages_of_other_sites_do_not_run_the_model(server):
     body = b'{"inputs": [[0.5]]}'
     own = f"http://127.0.0.1:{server.rest_port}"
-    for origin, expected in ((None, 200), (own, 200), ("http://evil.example", 403), ("null", 403)):
-        headers = {"Content-Type": "application/x-www-form-urlencoded"} | ({"Origin": origin} if origin else {})
+    for origin, expected in (
+        (None, 200),
+        (own, 200),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        ("", 403),
+    ):
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} | ({} if origin is None else {"Origin": origin})
         assert server.rest("/v1/models/tiny:predict", body, **headers)[0] == expected
 
 
@@ -654,6 +684,39 @@ def test_tensorflow_serving_is_refused_where_it_would_listen_beyond_the_host(fol
 )  # fmt: skip
 def test_loopback(tmp_path, host, loopback):
     assert Options(tmp_path, host=host).loopback == loopback
+
+
+def test_addresses_of_ipv6(tmp_path):
+    async def listen():
+        rest, calls = stand_in.web.AppRunner(stand_in.web.Application()), grpc.aio.server()
+        await rest.setup()
+        try:
+            ports = await stand_in._listen(rest, calls, Options(tmp_path, "::1", 0, 0))
+            for port in ports:
+                socket.create_connection(("::1", port), timeout=10).close()
+        finally:
+            await asyncio.gather(rest.cleanup(), calls.stop(0))
+
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    asyncio.run(listen())
+
+
+def test_a_folder_that_cannot_be_read_is_no_model(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "tiny", tmp_path / "tiny")
+    (tmp_path / "lost+found").mkdir()
+    look = Path.iterdir
+
+    def refused(path):
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert set(config.models(tmp_path)) == {"tiny"}
+    os.mkfifo(tmp_path / config.CONFIG)
+    with pytest.raises(InputError, match="is no file"):
+        config.models(tmp_path)
 
 
 def test_the_folder_is_watched_whatever_happens(tmp_path):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from spectrovae.commands.options import open_codec, plain, recordings_for, unclipped
-from spectrovae.commands.outputs import check_folder, file_name
+from spectrovae.commands.outputs import check_out, file_name
 from spectrovae.errors import InputError
 
 RESULT = "sounds.json"
@@ -18,8 +18,7 @@ def generate(options) -> tuple[dict, str]:
     from spectrovae.evaluation.draws import draws_page, examine_draws
     from spectrovae.evaluation.judges import Judge
 
-    read = [options.bundle, *options.judge, *filter(None, [options.prefix, options.data])]
-    check_folder(options.out, force=options.force, mark=RESULT, inputs=read)
+    check_out(options, RESULT)
     codec = open_codec(options.bundle)
     judges = [Judge.load(folder) for folder in options.judge]
     if len({judge.name for judge in judges}) < len(judges):
@@ -64,8 +63,7 @@ def interpolate(options) -> tuple[dict, str]:
     from spectrovae import audio
     from spectrovae.evaluation.draws import path_page
 
-    read = [options.bundle, options.first, options.second]
-    check_folder(options.out, force=options.force, mark=RESULT, inputs=read)
+    check_out(options, RESULT)
     codec = open_codec(options.bundle)
     first, second = (audio.read(file, codec.sample_rate)[0] for file in (options.first, options.second))
     sounds = codec.interpolate(first, second, options.n, options.path)

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spectrovae.commands.options import log, open_codec, open_codecs_and_recordings, recordings_for
-from spectrovae.commands.outputs import free_path
+from spectrovae.commands.outputs import check_out, free_path, inputs_of
 
 
 def compare(options) -> tuple[dict, str]:
     """Models beside baselines and beside the representation's own ceiling."""
     from spectrovae import evaluation
+    from spectrovae.evaluation.compare import RESULT
     from spectrovae.evaluation.judges import Judge
 
+    check_out(options, RESULT)
     judges = [Judge.load(path) for path in options.judge]
     extra = {"samples": options.samples, "resamples": options.resamples, "judges": judges}
     return _evaluation(options, evaluation.compare, evaluation.format_comparison, extra)
@@ -20,7 +22,9 @@ def compare(options) -> tuple[dict, str]:
 def robustness(options) -> tuple[dict, str]:
     """Perturb spectrograms in dB and measure what the models make of them."""
     from spectrovae import evaluation
+    from spectrovae.evaluation.robustness import RESULT
 
+    check_out(options, RESULT)
     extra = {"perturbations": options.perturbation} | {
         name: getattr(options, name) for name in ("seeds", "steps", "samples")
     }
@@ -31,6 +35,7 @@ def listen(options) -> tuple[dict, str]:
     """Write a blind listening test, A/B/X, of originals and what models make of them."""
     from spectrovae.evaluation import listen as listening
 
+    check_out(options, listening.RESULT)
     codecs, recordings = open_codecs_and_recordings(options)
     result = listening.listen(
         codecs, recordings, options.out, split=options.split, clips=options.clips, trials=options.trials,
@@ -44,6 +49,7 @@ def latent(options) -> tuple[dict, str]:
     """Study a model's latent: principal axes, traversals, draws, loss by factor, interpolation, disentanglement."""
     from spectrovae.evaluation import latent as study_of_latent
 
+    check_out(options, study_of_latent.RESULT)
     options.bundles = [options.bundle]
     (codec,), recordings = open_codecs_and_recordings(options)
     result = study_of_latent.latent(
@@ -58,6 +64,7 @@ def fidelity(options) -> tuple[dict, str]:
     """How many principal directions of its latent a model needs, and what is lost without the others."""
     from spectrovae.evaluation import fidelity as study_of_fidelity
 
+    check_out(options, study_of_fidelity.RESULT)
     codec = open_codec(options.bundle, prior=False)
     result = study_of_fidelity.fidelity(
         codec, recordings_for(options, [codec]), options.out, split=options.split, limit=options.limit,
@@ -72,8 +79,8 @@ def disentangle(options) -> tuple[dict, str]:
     from spectrovae import files
     from spectrovae.evaluation import factors
 
+    out = free_path(options.out, options.force, inputs_of(options)) if options.out else None
     codec = open_codec(options.bundle)
-    out = free_path(Path(options.out), options.force) if options.out else None
     recordings = recordings_for(options, [codec])
     result = factors.disentangle(codec, recordings, split=options.split, seeds=options.seeds, log=log)
     if out:

@@ -18,7 +18,7 @@ from spectrovae.commands.options import (
     representation_for,
     unclipped,
 )
-from spectrovae.commands.outputs import free_path, free_paths
+from spectrovae.commands.outputs import free_path, free_paths, inputs_of, refuse_held
 from spectrovae.errors import InputError
 
 
@@ -65,6 +65,7 @@ def fit_judge(options) -> tuple[dict, str]:
     from spectrovae import training
     from spectrovae.data import Recordings
 
+    refuse_held(options.out, inputs_of(options))
     recordings = Recordings.open(options.data, split=options.split_rule, **naming(options), progress=counter("scanned"))
     log(recordings.describe())
     judge = training.fit_judge(
@@ -164,7 +165,7 @@ def transfer(options) -> tuple[dict, str]:
     from spectrovae.transfer import transfer
 
     codec = open_codec(options.bundle, prior=False)
-    out = free_path(options.out, options.force, [options.file, options.bundle])
+    out = free_path(options.out, options.force, inputs_of(options))
     audio.check_suffix(out)
     header = audio.info(options.file)
     samples = audio.resampled_length(header.samples, header.sample_rate, codec.sample_rate)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spectrovae.commands.outputs import refuse_inputs
 from spectrovae.errors import InputError
 
 REPRESENTATION_OPTIONS = (
@@ -58,14 +59,15 @@ def naming(options) -> dict[str, Any]:
 def open_codec(path: str, prior: bool = True):
     """A bundle; one that was written before bundles remembered their data takes what its run remembers."""
     import contextlib
-    import json
 
+    from spectrovae import archives
     from spectrovae.codec import Codec
 
     codec = Codec.load(path, prior=prior)
     if "open" not in (codec.data or {}):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            data = json.loads((Path(path) / "run" / "config.json").read_text(encoding="utf-8"))["data"]
+        file = Path(path) / "run" / "config.json"
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            data = archives.parse_json(archives.read_bytes(file), file)["data"]
             own = {"open": dict(data["open"]), "fingerprint": str(data["fingerprint"])}
             codec.data = own | (codec.data or {})
     return codec
@@ -75,6 +77,9 @@ def recordings_for(options, codecs, **how):
     """What bundles are measured on: the first one's own data, unless options say otherwise."""
     from spectrovae import data
 
+    own = ((codecs[0].data or {}).get("open") or {}).get("source")
+    if getattr(options, "out", None) and options.data is None and isinstance(own, str):
+        refuse_inputs(options.out, [own])
     cutting = {"split": options.split_rule, "long": options.long, "overlap": options.overlap}
     return data.recordings_for(
         codecs, options.data, allow_seen=options.allow_seen, progress=counter("scanned"), **naming(options), **cutting,

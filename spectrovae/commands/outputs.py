@@ -1,5 +1,6 @@
 """Paths that sub-commands write to: none is another's or an input's, and all are checked before any work."""
 
+import argparse
 import os
 import stat
 import tempfile
@@ -10,6 +11,11 @@ from pathlib import Path
 from spectrovae import files
 from spectrovae.errors import InputError
 
+INPUTS = (
+    "data", "file", "files", "features", "first", "second", "prefix", "config", "archive", "bundle", "bundles", "judge",
+    "labels",
+)  # fmt: skip
+"""Names of the options that are paths to read."""
 LONGEST = 255
 """Bytes of a file name on common file systems."""
 
@@ -25,32 +31,26 @@ def free_path(path: str | os.PathLike, force: bool, inputs: Iterable[str | os.Pa
         InputError: the path is an input, also through links, is a folder or a device, exists and ``force`` is not
             given, or cannot be written.
     """
-    path = Path(path)
-    _refuse_inputs(path, inputs)
-    with files.writing(path):
-        try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            pass
-        else:
-            if stat.S_ISDIR(mode):
-                raise InputError(f"{path} is a folder, and a file is to be written there; choose another path")
-            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                raise InputError(f"{path} is a pipe or device, and a file is to be written there; choose another path")
-            if not force:
-                raise InputError(f"{path} exists; choose another folder or --force to replace it")
-        above = next(folder for folder in path.parents if folder.exists())
-        with tempfile.TemporaryFile(dir=above):
-            pass
-    return path
+    return _free_path(Path(path), force, _Inputs(inputs))
 
 
 def free_paths(
     folder: str | os.PathLike, inputs: Sequence[str], *, force: bool, ending: str = ".wav", bundle: str | None = None
 ) -> list[Path]:
     """The file in ``folder`` that each input's result is written to; see :func:`output_names` and :func:`free_path`."""
-    read = [*inputs, *([bundle] if bundle is not None else [])]
-    return [free_path(Path(folder) / name, force, read) for name in output_names(inputs, ending)]
+    read = _Inputs([*inputs, *([bundle] if bundle is not None else [])])
+    return [_free_path(Path(folder) / name, force, read) for name in output_names(inputs, ending)]
+
+
+def inputs_of(options: argparse.Namespace) -> list[str]:
+    """The paths that a command's options name as its inputs."""
+    values = [getattr(options, name, None) for name in INPUTS]
+    return [path for value in values for path in (value if isinstance(value, list) else [value]) if path]
+
+
+def check_out(options: argparse.Namespace, mark: str) -> None:
+    """:func:`check_folder` of a command's ``--out`` and all its inputs."""
+    check_folder(options.out, force=options.force, mark=mark, inputs=inputs_of(options))
 
 
 def check_folder(out: str | os.PathLike, *, force: bool, mark: str, inputs: Iterable[str | os.PathLike] = ()) -> None:
@@ -59,12 +59,22 @@ def check_folder(out: str | os.PathLike, *, force: bool, mark: str, inputs: Iter
     Raises:
         InputError: the folder is, holds or lies in an input, or as ``files.check_output``.
     """
-    sources = [Path(source) for source in inputs]
-    _refuse_inputs(Path(out), sources)
-    for source in sources:
-        if source.exists() and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(out)):
-            raise InputError(f"{out} holds the input {source} and would be replaced with it; choose another folder")
+    refuse_inputs(out, inputs)
     files.check_output(out, force=force, mark=mark)
+
+
+def refuse_inputs(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
+    """Raise InputError where a file or folder to write is, holds or lies in an input."""
+    read = _Inputs(inputs)
+    read.refuse(Path(out))
+    refuse_held(out, read.sources)
+
+
+def refuse_held(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
+    """Raise InputError where a folder to replace is an input or holds one."""
+    for source in inputs:
+        if os.path.exists(source) and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(out)):
+            raise InputError(f"{out} holds the input {source} and would be replaced with it; choose another folder")
 
 
 def output_names(inputs: Sequence[str], ending: str = ".wav") -> list[str]:
@@ -104,22 +114,66 @@ def file_name(stem: str, ending: str, number: int = 1) -> str:
     return stem + ending
 
 
-def _refuse_inputs(path: Path, inputs: Iterable[str | os.PathLike]) -> None:
-    there = os.path.exists(path)
-    real = Path(os.path.realpath(path.parent)) / path.name
-    for source in map(Path, inputs):
-        if not source.exists():
-            continue
-        if there and any(path.samefile(file) for file in _files(source)):
+class _Inputs:
+    """The inputs of a command that exist, known by what they are: a link to one is the same.
+
+    Args:
+        paths: files, and folders with the files in them.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike]):
+        self.sources = [Path(path) for path in paths if os.path.exists(path)]
+        self._folders = {Path(os.path.realpath(path)): path for path in self.sources if path.is_dir()}
+        held = [(entry, path) for path in self._folders.values() for entry in _files(path)]
+        self._files = {_identity(path): source for path, source in [*held, *zip(self.sources, self.sources)]}
+        self._files.pop(None, None)  # gone meanwhile
+
+    def refuse(self, path: Path) -> None:
+        """Raise InputError where an output is one of them, or lies in one."""
+        if source := self._files.get(_identity(path)):
             raise InputError(f"{path} is the input {source}, which is never overwritten; choose another path for it")
-        folder = Path(os.path.realpath(source))
-        if source.is_dir() and (real.is_relative_to(folder) or Path(os.path.realpath(path)).is_relative_to(folder)):
-            raise InputError(f"{path} lies in the input {source}; choose a path outside it")
+        places = (Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path)))
+        for folder, source in self._folders.items():
+            if any(place.is_relative_to(folder) for place in places):
+                raise InputError(f"{path} lies in the input {source}; choose a path outside it")
 
 
-def _files(source: Path) -> list[Path]:
-    """A file; or a folder and the files in it."""
-    return [source, *(entry for entry in source.iterdir() if entry.is_file())] if source.is_dir() else [source]
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [entry for entry in folder.iterdir() if entry.is_file()]
+    except OSError:  # whoever reads it says so
+        return []
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of a file or folder, however it is named; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _free_path(path: Path, force: bool, read: _Inputs) -> Path:
+    read.refuse(path)
+    with files.writing(path):
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            pass
+        else:
+            stream = stat.S_ISLNK(mode) and os.readlink(path).startswith("/proc/")  # /dev/stdout
+            mode = os.stat(path).st_mode if path.exists() else mode  # of what a link points to
+            if stat.S_ISDIR(mode):
+                raise InputError(f"{path} is a folder, and a file is to be written there; choose another path")
+            if stream or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                raise InputError(f"{path} is a pipe or device, and a file is to be written there; choose another path")
+            if not force:
+                raise InputError(f"{path} exists; choose another path or --force to replace it")
+        above = next(folder for folder in path.parents if folder.exists())
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    return path
 
 
 def _differing(folders: list[tuple[str, ...]]) -> list[list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import spectrovae
 from spectrovae.commands.options import build_representation, counter, log, naming, plain
-from spectrovae.commands.outputs import check_folder, free_path
+from spectrovae.commands.outputs import check_out, free_path
 from spectrovae.errors import InputError
 
 
@@ -102,7 +102,7 @@ def transform(options) -> tuple[dict, str]:
     sample_rate = options.sample_rate or header.sample_rate
     samples = audio.resampled_length(header.samples, header.sample_rate, sample_rate)
     representation = build_representation(options, sample_rate, max_db=options.max_db or 0.0)
-    check_folder(options.out, force=options.force, mark=ceiling.RESULT, inputs=[options.file])
+    check_out(options, ceiling.RESULT)
 
     def waveform():
         return audio.stream(options.file, sample_rate)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from spectrovae.commands.options import log, open_codec, recordings_for, unclipped
-from spectrovae.commands.outputs import free_path, free_paths
+from spectrovae.commands.outputs import check_out, free_path, free_paths, inputs_of
 from spectrovae.errors import InputError
 
 
@@ -18,7 +18,7 @@ def convert(options) -> tuple[dict, str]:
     if alone and len(options.files) > 1:
         raise InputError(f"{out} is one file and {len(options.files)} are to be converted; give a folder")
     if alone:
-        outs = [free_path(out, options.force, [*options.files, options.bundle])]
+        outs = [free_path(out, options.force, inputs_of(options))]
     else:
         ending = f"-{options.speaker}.wav"
         outs = free_paths(out, options.files, force=options.force, ending=ending, bundle=options.bundle)
@@ -34,9 +34,10 @@ def convert(options) -> tuple[dict, str]:
 
 def judge_conversion(options) -> tuple[dict, str]:
     """Convert clips to every other speaker and have judges hear them: is it the voice, are these the words?"""
-    from spectrovae.evaluation.conversion import convert_all, format_conversion
+    from spectrovae.evaluation.conversion import RESULT, convert_all, format_conversion
     from spectrovae.evaluation.judges import Judge
 
+    check_out(options, RESULT)
     codec = open_codec(options.bundle, prior=False)
     judges = [Judge.load(path) for path in options.judge]
     result = convert_all(

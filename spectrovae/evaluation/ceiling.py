@@ -8,7 +8,6 @@ FOLDER/
 Everything goes block by block, so that a long file needs no more memory than a short one.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spectrovae import audio, files, plots, representations
+from spectrovae import archives, audio, files, plots, representations
 from spectrovae.errors import InputError
 from spectrovae.files import new_folder
 from spectrovae.representations import LogSTFT, Representation, blocks
@@ -120,16 +119,21 @@ def invert(features: str | os.PathLike, out: str | os.PathLike) -> float:
     path, out = Path(features), Path(out)
     audio.check_suffix(out)  # before any work
     try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-        kept = json.loads((path.parent / RESULT).read_text(encoding="utf-8"))
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        shape, kind = mapped.shape, mapped.dtype
+        if kind != np.float32:
+            raise ValueError(f"it holds {kind}, expected float32")
+        kept = archives.parse_json(archives.read_bytes(path.parent / RESULT), path.parent / RESULT)
         samples, statistics = int(kept["samples"]), kept["statistics"]
+        statistics = None if statistics is None else np.array(statistics, np.float32).reshape(1, 2)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not features.npy as spectrovae transform writes it: {error}") from error
     representation = representations.load(path.parent / "representation.keras")
     if shape != representation.feature_shape(samples):
         expected = representation.feature_shape(samples)
         raise InputError(f"{path} holds features {shape}, expected {expected} for {samples} samples; transform again")
-    statistics = None if statistics is None else np.array(statistics, np.float32)
+    if (statistics is None) == (representation.normalisation == "per_example"):
+        raise InputError(f"the statistics in {path.parent / RESULT} are not those of {path}; transform again")
     found = blocks.inverse(representation, _blocks(path), samples, statistics=statistics)
     return audio.write_pieces(out, found, representation.sample_rate)
 
@@ -160,7 +164,10 @@ class _Picture:
 
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:
-    """The features of a file (bins, frames, channels), some frames at a time."""
+    """The features of a file (bins, frames, channels), some frames at a time; InputError where they are not finite."""
     frames = np.load(path, mmap_mode="r", allow_pickle=False).shape[1]
     for start in range(0, frames, blocks.BLOCK_FRAMES):
-        yield np.array(np.load(path, mmap_mode="r")[:, start : start + blocks.BLOCK_FRAMES])
+        block = np.array(np.load(path, mmap_mode="r")[:, start : start + blocks.BLOCK_FRAMES])
+        if not np.isfinite(block).all():
+            raise InputError(f"{path} holds NaN or infinite features; transform again")
+        yield block

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import numpy as np
 
@@ -44,11 +44,11 @@ class Client:
     """
 
     def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 4, chunk: float = 20.0):
-        parts = urlsplit(url)
-        found = _PATH.fullmatch(parts.path)
-        if parts.scheme == "grpcs":
+        if url.startswith("grpcs:"):
             raise InputError(f"gRPC is spoken without encryption here; for TLS give an https:// URL, received {url!r}")
-        if parts.scheme not in ("http", "https", "grpc") or not _has_address(parts) or not found:
+        parts = _split(url)
+        found = _PATH.fullmatch(parts.path) if parts else None
+        if parts is None or parts.scheme not in ("http", "https", "grpc") or not found:
             raise InputError(f"expected the URL of a model, {_FORMS}; received {url!r}")
         for name, value, least in (("timeout", timeout, 0.0), ("chunk", chunk, 2.0 * OVERLAP)):
             if not value > least:
@@ -81,14 +81,15 @@ class Client:
         """
         answer = self.predict("describe", request=np.array([""], object))
         try:
-            return json.loads(np.ravel(answer["description"])[0])
-        except (KeyError, ValueError) as error:
+            description = json.loads(np.ravel(answer["description"])[0])
+            return description | {"sample_rate": int(description["sample_rate"])}
+        except (KeyError, IndexError, ValueError, TypeError) as error:
             raise ServerError(f"{self.url} is no model that spectrovae exported: {error}") from error
 
     @property
     def sample_rate(self) -> int:
         """Of the model's waveforms, in Hz."""
-        return int(self.description["sample_rate"])
+        return self.description["sample_rate"]
 
     def predict(self, signature: str = "serving_default", **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs of one request.
@@ -173,6 +174,8 @@ class _Rest:
             raise ServerError(_late(self.client)) from error  # the server still computes: the same again is more load
         except self.errors.ConnectionError as error:
             raise _Temporary(_absent(self.url)) from error
+        except self.errors.RequestException as error:  # an answer that is cut off, or a redirection to nowhere
+            raise _Temporary(f"{self.url} does not answer as TensorFlow Serving does: {error}") from error
         if answer.status_code != 200:
             text = f"{self.url}: {answer.status_code}, {_message(answer)}"
             raise (_Temporary if answer.status_code in _AGAIN else ServerError)(text)
@@ -192,7 +195,7 @@ class _Rest:
     def _only_output(self, signature: str) -> str:
         try:
             return next(iter(self._definitions[signature]["outputs"]))
-        except (ValueError, KeyError, self.errors.RequestException) as error:
+        except (ValueError, KeyError, TypeError, self.errors.RequestException) as error:
             raise _Temporary(f"{self.url} has no metadata: {error}") from error
 
 
@@ -234,11 +237,13 @@ class _Grpc:
         return {name: tf.make_ndarray(proto) for name, proto in answer.outputs.items()}
 
 
-def _has_address(parts) -> bool:
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL; None where it has no host, or a port that cannot be."""
     try:
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or beyond 65535
-        return False
+        parts = urlsplit(url)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
 
 
 def _late(client: Client) -> str:
@@ -281,6 +286,5 @@ def _loads(body: bytes) -> Any:
 
 def _array(value: Any) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype.kind == "U":
-        return array.astype(object)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int32)
+    kind = {"U": object, "i": np.int32, "u": np.int32}.get(array.dtype.kind, np.float32)
+    return array.astype(kind)  # null stands for NaN

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from spectrovae import files
 from spectrovae.errors import InputError
+from spectrovae.serving.server.config import is_version
 
 IMAGE = "tensorflow/serving:2.19.1"
 GRPC_PORT, REST_PORT = 8500, 8501
@@ -79,8 +80,11 @@ def deploy(
         "kubernetes.yaml": _kubernetes(arguments, list(models), image, user, folder.resolve()),
     }
     for name, text in texts.items():
-        if not force and (folder / name).exists() and (folder / name).read_text(encoding="utf-8") != text:
-            raise InputError(f"{folder / name} exists and says something else; --force to replace it")
+        file = folder / name
+        if os.path.lexists(file) and not file.is_file():
+            raise InputError(f"{file} is a folder, pipe or device, and a file is to be written there; move it away")
+        if not force and file.exists() and file.read_bytes() != text.encode():
+            raise InputError(f"{file} exists and says something else; --force to replace it")
     for name, text in texts.items():
         files.write_text(folder / name, text)
     return [folder / name for name in texts]
@@ -94,9 +98,9 @@ def exported_models(folder: str | os.PathLike) -> dict[str, list[int]]:
     """
     found: dict[str, list[int]] = {}
     for file in sorted(Path(folder).glob("*/*/saved_model.pb")):
-        version, name = file.parent.name, file.parent.parent.name
-        if version.isdecimal() and not name.startswith("."):
-            found.setdefault(name, []).append(int(version))
+        version, name = file.parent, file.parent.parent.name
+        if is_version(version) and not name.startswith("."):
+            found.setdefault(name, []).append(int(version.name))
     if not found:
         raise InputError(
             f"no exported model in {folder}: expected NAME/VERSION/saved_model.pb, as spectrovae export writes"
@@ -115,7 +119,7 @@ def checked_name(name: str) -> str:
 
 
 def check_target(target: Path, bundle: object, description: Path, force: bool) -> None:
-    """Refuse a folder of an exported model that lies in the bundle, or that is there and may not be replaced.
+    """Refuse a folder of an exported model that lies in the bundle or holds it, or that may not be replaced.
 
     Args:
         bundle: path of a bundle; anything else is no path.
@@ -124,10 +128,10 @@ def check_target(target: Path, bundle: object, description: Path, force: bool) -
     Raises:
         InputError: see above.
     """
-    if isinstance(bundle, str | os.PathLike) and Path(os.path.realpath(target)).is_relative_to(
-        os.path.realpath(bundle)
-    ):
-        raise InputError(f"{target} lies in the input {bundle}; export to a folder outside the bundle")
+    if isinstance(bundle, str | os.PathLike):
+        places = [Path(os.path.realpath(path)) for path in (target, bundle)]
+        if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+            raise InputError(f"{target} lies in the input {bundle}, or holds it; export to a folder beside the bundle")
     if not os.path.lexists(target):
         return
     if not force:
@@ -155,7 +159,7 @@ def parse_labels(given: list[str], folder: str | os.PathLike) -> dict[str, dict[
     """
     labels: dict[str, dict[str, int]] = {}
     for text in given:
-        parts = re.fullmatch(r"(?:([^:=]+):)?([A-Za-z0-9_.-]+)=([1-9]\d*)", text)
+        parts = re.fullmatch(r"(?:([^:=]+):)?([A-Za-z0-9_.-]+)=([1-9][0-9]*)", text)
         if not parts:
             raise InputError(f"a label is written LABEL=VERSION or MODEL:LABEL=VERSION, received {text!r}")
         name, label, version = parts.groups()

@@ -91,8 +91,8 @@ def export(
     home = folder / name
     with files.writing(home):
         version = _next_version(home) if version is None else version
-        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-            raise InputError(f"version must be a whole number from 1 up, received {version!r}")
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 10**18:
+            raise InputError(f"version must be a whole number from 1 up, of at most 18 digits, received {version!r}")
         target = home / str(version)
         check_target(target, source, DESCRIPTION, force)
         with files.replacing_folder(target, force=force, beside=home) as stage:

@@ -31,10 +31,7 @@ class Model:
 
     def versions(self) -> dict[int, Path]:
         """The versions to serve of those on disk."""
-        try:
-            found = {int(entry.name): entry for entry in self.base.iterdir() if is_version(entry)}
-        except OSError:
-            return {}
+        found = _versions(self.base)
         if self.specific:
             return {number: path for number, path in found.items() if number in self.specific}
         return {number: found[number] for number in sorted(found)[-self.newest :]}
@@ -43,6 +40,14 @@ class Model:
 def is_version(path: Path) -> bool:
     """Whether a path is the folder of a version: named by a number that gRPC's int64 can say, and a folder."""
     return VERSION.fullmatch(path.name) is not None and path.is_dir()
+
+
+def _versions(folder: Path) -> dict[int, Path]:
+    """The versions in a folder; none where it cannot be read, so that the others are served."""
+    try:
+        return {int(entry.name): entry for entry in folder.iterdir() if is_version(entry)}
+    except OSError:
+        return {}
 
 
 def models(folder: Path) -> dict[str, Model]:
@@ -57,7 +62,7 @@ def models(folder: Path) -> dict[str, Model]:
     return {
         entry.name: Model(entry.name, entry)
         for entry in sorted(folder.iterdir())
-        if not entry.name.startswith(".") and entry.is_dir() and any(map(is_version, entry.iterdir()))
+        if not entry.name.startswith(".") and _versions(entry)
     }
 
 
@@ -68,7 +73,7 @@ def check(folder: Path) -> None:
     """
     if models(folder):
         return
-    hint = "; serve the folder above it" if any(map(is_version, folder.iterdir())) else ""
+    hint = "; serve the folder above it" if _versions(folder) else ""
     raise InputError(f"no model in {folder}: expected NAME/VERSION/saved_model.pb, as spectrovae export writes{hint}")
 
 
@@ -95,6 +100,8 @@ def _configured(folder: Path, file: Path) -> dict[str, Model]:
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
+    if not file.is_file():
+        raise InputError(f"{file} is no file; move it away")
     try:
         parsed = text_format.Parse(file.read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:

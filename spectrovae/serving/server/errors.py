@@ -11,6 +11,10 @@ HTTP_STATUS = {
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
+LONGEST = 1000
+"""Characters of a message, which may repeat what a client has sent; gRPC sends no long ones."""
+
+
 class RequestError(Exception):
     """A request that is refused.
 
@@ -23,7 +27,7 @@ class RequestError(Exception):
     def __init__(self, code: str, message: str, status: int | None = None):
         super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
         self.status = status or HTTP_STATUS.get(code, 500)
 
 

@@ -59,13 +59,8 @@ async def run(options: Options) -> dict:
                     "proxy before it",
                     options.host,
                 )
-            log.info(
-                "ready: REST at http://%s:%d/v1/models/NAME, gRPC at %s:%d",
-                options.host,
-                ports[0],
-                options.host,
-                ports[1],
-            )
+            host = _bracketed(options.host)
+            log.info("ready: REST at http://%s:%d/v1/models/NAME, gRPC at %s:%d", host, ports[0], host, ports[1])
             await ended.wait()
             log.info("stopping: %d requests are being answered", engine.busy)
             watching.cancel()
@@ -90,11 +85,16 @@ async def _listen(rest: web.AppRunner, grpc_server, options: Options) -> tuple[i
             f"cannot listen at {options.host}:{options.rest_port} (--rest-port): {error.strerror}"
         ) from error
     try:
-        grpc_port = grpc_server.add_insecure_port(f"{options.host}:{options.grpc_port}")
+        grpc_port = grpc_server.add_insecure_port(f"{_bracketed(options.host)}:{options.grpc_port}")
     except RuntimeError as error:
         raise InputError(f"cannot listen at {options.host}:{options.grpc_port} (--grpc-port): {error}") from error
     await grpc_server.start()
     return rest.addresses[0][1], grpc_port
+
+
+def _bracketed(host: str) -> str:
+    """A host as a URL has it: an address with colons, of IPv6, in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _end_signal() -> asyncio.Event:

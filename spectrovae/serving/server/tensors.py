@@ -14,6 +14,16 @@ from spectrovae.serving.server.options import Limits
 Specs = Mapping[str, tf.TensorSpec]
 Arrays = dict[str, np.ndarray]
 
+_VALUES = {
+    tf.float32: "float_val", tf.float64: "double_val", tf.int64: "int64_val", tf.bool: "bool_val",
+    tf.string: "string_val",
+}  # fmt: skip
+_JSON: dict[str, set[type]] = {"f": {float, int}, "i": {int}, "u": {int}, "b": {bool}, "O": {str}}
+"""The types of JSON's values that an array may be made of, by its kind."""
+_NAMES = {
+    bool: "booleans", str: "strings", int: "whole numbers", float: "numbers", type(None): "null", dict: "objects",
+}  # fmt: skip
+
 
 def describe(specs: Specs) -> str:
     """``waveform: float32 (-1, -1)``, and so on for each tensor; -1 is any size."""
@@ -135,7 +145,7 @@ def _from_proto(name: str, proto: Any, spec: tf.TensorSpec, limits: Limits) -> n
     if not spec.shape.is_compatible_with(shape):
         raise invalid(f"expected {describe({name: spec})}, received shape {shape}")
     _check_samples(name, shape, spec, limits)
-    values = max((len(value) for field, value in proto.ListFields() if field.name.endswith("_val")), default=0)
+    values = len(getattr(proto, _VALUES.get(spec.dtype, "int_val")))  # TensorFlow takes others for zeros
     try:
         if not proto.tensor_content and values not in (1, elements):
             raise ValueError(f"{values} values")
@@ -146,24 +156,36 @@ def _from_proto(name: str, proto: Any, spec: tf.TensorSpec, limits: Limits) -> n
 
 def _from_list(name: str, value: Any, spec: tf.TensorSpec) -> np.ndarray:
     expected = spec.dtype.as_numpy_dtype
+    # Looked at before NumPy does, which would give every element the room of the longest string.
+    others = _types(value) - _JSON[np.dtype(expected).kind]
+    if others:
+        received = ", ".join(sorted(_NAMES[kind] for kind in others))
+        raise invalid(f"{name} must be {spec.dtype.name}, received {received}")
     try:
-        array = np.asarray(value)
+        array = np.asarray(value, object if spec.dtype == tf.string else None)
+        if array.dtype == object and any(isinstance(element, list) for element in array.flat):
+            raise ValueError("ragged")
     except ValueError as error:
         raise invalid(f"{name} must be {describe({name: spec})}: its lists differ in length") from error
-    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b", "O": "U"}[np.dtype(expected).kind]
-    if array.size and array.dtype.kind not in kinds:
-        raise invalid(f"{name} must be {spec.dtype.name}, received {_kind(array)}")
     if spec.dtype == tf.string:
-        return np.frompyfunc(str.encode, 1, 1)(array)
+        return np.asarray(np.frompyfunc(str.encode, 1, 1)(array), object)
     if spec.dtype.is_integer and array.size and (array.min() < spec.dtype.min or array.max() > spec.dtype.max):
         raise invalid(f"{name} must be {spec.dtype.name}, received numbers beyond it")
     with np.errstate(over="ignore"):  # infinity is refused where all arrays are checked
         return array.astype(expected)
 
 
-def _kind(array: np.ndarray) -> str:
-    names = {"b": "booleans", "U": "strings", "i": "whole numbers", "f": "numbers"}
-    return names.get(array.dtype.kind, "null, objects or mixed values")
+def _types(value: Any) -> set[type]:
+    """The types of a value, or of what its lists hold."""
+    found: set[type] = set()
+    lists = [[value]]
+    while lists:
+        inner = lists.pop()
+        kinds = set(map(type, inner))
+        found |= kinds - {list}
+        if list in kinds:
+            lists += [item for item in inner if isinstance(item, list)]
+    return found
 
 
 def _type_name(number: int) -> str:
