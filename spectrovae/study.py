@@ -147,17 +147,21 @@ def _configuration(path: Path) -> dict[str, Any]:
     return {"configuration": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
 
-def _features(codec: Codec, recordings: Recordings, split: str) -> np.ndarray:
-    """Of at most ``RATE_CLIPS`` clips, evenly spaced."""
+def _features(codec: Codec, recordings: Recordings, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features of at most ``RATE_CLIPS`` clips, evenly spaced, and their statistics."""
+    representation, found = codec.representation, []
     indices = systems.chosen_clips(recordings, split, RATE_CLIPS)
-    parts = systems.batches(recordings, split, indices, BATCH_SIZE)
-    return np.concatenate([np.asarray(codec.representation(waveforms)) for _, waveforms in parts])
+    for _, waveforms in systems.batches(recordings, split, indices, BATCH_SIZE):
+        statistics = representation.statistics(representation.decibels(waveforms))
+        found.append((np.asarray(representation(waveforms)), np.asarray(statistics)))
+    features, statistics = map(np.concatenate, zip(*found))
+    return features, statistics
 
 
 def _measure(trial: Trial, codec: Codec, recordings: Recordings, split: str) -> dict[str, Any]:
     system = System(trial.name, "model", codec, codec.representation, codec.parameters, codec.info)
     [errors] = _errors([system], recordings, split)
-    measured = rate_distortion(codec, _features(codec, recordings, split), seed=trial.seed)
+    measured = rate_distortion(codec, *_features(codec, recordings, split), seed=trial.seed)
     return {
         "name": trial.name,
         "family": trial.family,

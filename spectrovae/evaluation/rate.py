@@ -24,12 +24,15 @@ TOLERANCE = 0.05
 _STEPS = 14
 
 
-def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_size: int = 64) -> dict[str, Any]:
+def rate_distortion(
+    codec: Any, features: np.ndarray, statistics: np.ndarray | None = None, *, seed: int = 0, batch_size: int = 64
+) -> dict[str, Any]:
     """What the latent of some clips carries and the error it leaves.
 
     Args:
         codec: a codec.
         features: (clips, bins, frames, channels), as its encoder takes them.
+        statistics: of the clips, under ``"per_example"`` (:meth:`Representation.statistics`).
         seed: of the noise.
 
     Returns:
@@ -45,12 +48,14 @@ def rate_distortion(codec: Any, features: np.ndarray, *, seed: int = 0, batch_si
         return codec.decoder(codec.pack([tf.convert_to_tensor(z) for z in latent]))
 
     def distortion(latents: list[list[np.ndarray]]) -> float:
-        squared = 0.0
-        for part, latent in zip(parts, latents):
+        squared, cells = 0.0, 0
+        for start, part, latent in zip(range(0, len(features), batch_size), parts, latents):
+            known = None if statistics is None else statistics[start : start + batch_size]
             decoded = decode(latent)
-            before, after = (np.asarray(codec.representation.to_db(x))[..., 0] for x in (part, decoded))
+            before, after = (np.asarray(codec.representation.to_db(x, known))[..., 0] for x in (part, decoded))
             squared += float(np.sum(np.square(after - before, dtype=np.float64)))
-        return math.sqrt(squared / features[..., 0].size)
+            cells += before.size  # of a spectrogram, where features are samples
+        return math.sqrt(squared / cells)
 
     numbers = sum(math.prod(shape) for shape in codec.latent_shapes)
     posteriors = posteriors_of(codec.encoder)

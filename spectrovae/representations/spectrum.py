@@ -9,7 +9,7 @@ import tensorflow as tf
 from spectrovae.dsp.mdct import imdct, mdct, mdct_window, sign_log, sign_log_expand
 from spectrovae.dsp.stft import db_to_magnitude, hann, istft, power_to_db
 from spectrovae.errors import InputError
-from spectrovae.representations.base import Representation, split_level
+from spectrovae.representations.base import EXTREME, Representation, split_level
 
 CONTENTS = ("magnitude", "magnitude_phase", "mdct")
 
@@ -168,8 +168,8 @@ class Spectrum(Representation):
         if self.scale == "db":
             return super().to_db(features, statistics)
         values, carried = split_level(features)
-        # Beyond, squares leave the range of float32.
-        amplitude = tf.clip_by_value(self.denormalised(values, statistics), -1e15, 1e15)
+        top = self.value_of(EXTREME)
+        amplitude = tf.clip_by_value(self.denormalised(values, statistics), -top, top)
         sign, level = sign_log(amplitude, self.min_db)
         return tf.concat([level, sign if self.content == "mdct" else carried], axis=-1)
 
