@@ -61,9 +61,7 @@ class Spectrum(Representation):
 
     @property
     def frequencies(self):
-        """Frequency of each row of the features in Hz; the phases of ``"magnitude_phase"`` repeat them."""
-        centres = (np.arange(self.bins) + 0.5 * (self.content == "mdct")) * self.sample_rate / self.n_fft
-        return np.tile(centres, 2) if self.content == "magnitude_phase" else centres
+        return (np.arange(self.bins) + 0.5 * (self.content == "mdct")) * self.sample_rate / self.n_fft
 
     def feature_shape(self, samples):
         rows = self.bins * (2 if self.content == "magnitude_phase" else 1)
