@@ -32,7 +32,7 @@ def linear_codec(directions, kinds=(tf.float32,)):
         pack=lambda parts: parts[0],
         latent_shapes=[(len(directions),)],
         latent_types=list(kinds),
-        representation=SimpleNamespace(to_db=lambda features: DB * np.asarray(features)),
+        representation=SimpleNamespace(to_db=lambda features, statistics=None: DB * np.asarray(features)),
     )
 
 
@@ -61,6 +61,19 @@ def test_noise_is_worth_what_shannon_says():
     assert found["numbers"] == 6
     assert found["bits"] == pytest.approx(expected, rel=0.01)
     assert found["distortion_db"] == pytest.approx(DB * (1.0 + TOLERANCE) * math.sqrt(left / 32), rel=2e-3)
+
+
+def test_the_error_is_of_cells_of_the_level_in_the_dB_of_each_clip():
+    """Features may have other cells than the level, as samples and phases have, and each clip a scale of its own."""
+    random = np.random.default_rng(0)
+    directions = np.linalg.qr(random.standard_normal((32, 6)))[0].T.astype(np.float32)
+    features = random.standard_normal((20, 8, 4, 1)).astype(np.float32)
+    scales = random.uniform(40.0, 120.0, (20, 1, 1, 1))
+    codec = linear_codec(directions)
+    codec.representation.to_db = lambda features, statistics: statistics * np.asarray(features)[:, :3]
+    found = rate_distortion(codec, features, scales, batch_size=8)
+    error = scales * (codec.decoder(codec.encoder(features)) - features)[:, :3]
+    assert found["distortion_db"] == pytest.approx((1.0 + TOLERANCE) * np.sqrt(np.mean(error**2)), rel=2e-3)
 
 
 def test_a_posterior_is_worth_its_divergence(speech):

@@ -157,6 +157,13 @@ def test_the_second_stage_leaves_the_encoder_as_it_was():
     assert {"adversarial", "discriminator", "feature_matching", "real_score", "fake_score"} <= set(history)
 
 
+def test_a_batch_of_silence_does_not_outweigh_the_others_in_the_level():
+    trainer, (loud, quiet) = made(), (x[:, 0, :, 0] for x in (features(), features(rms=0.02)))
+    for real, fake, expected in ((loud, quiet, 0.2), (0.0 * loud, quiet, 20.0), (0.0 * loud, 0.0 * loud, 1.0)):
+        _, figures = trainer.adversarial_loss(np.tile(real, (1, 4)), np.tile(fake, (1, 4)))
+        assert float(figures["generator_norm"]) == pytest.approx(expected, rel=0.1)
+
+
 def test_the_first_stage_hears_no_adversary_and_no_noise():
     trainer = made()
     judges = [np.array(weight) for weight in trainer.discriminator.weights]

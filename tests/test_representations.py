@@ -365,6 +365,16 @@ def test_bad_arguments_are_refused(name, options):
         REPRESENTATIONS[name](**{"sample_rate": 8000, **options})
 
 
+@pytest.mark.parametrize("options", [
+    {"max_db": float("nan")}, {"max_db": float("inf")}, {"max_db": -250.0}, {"dynamic_range": float("inf")},
+    {"dynamic_range": 400.0},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_levels_whose_squares_float32_does_not_hold_are_refused(name, options):
+    with pytest.raises(InputError, match="must lie between -300 and 300 dB, received"):
+        REPRESENTATIONS[name](8000, **options)
+
+
 @pytest.mark.parametrize(
     "options", [{"n_fft": 511}, {"n_fft": 2}, {"hop_length": 0}, {"n_fft": 512, "hop_length": 257}], ids=str
 )

@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from spectrovae.dsp.mdct import mdct
 from spectrovae.errors import InputError
+from spectrovae.evaluation.perturbations import octaves, perturb
 from spectrovae.representations import Spectrum
+from spectrovae.representations.spectrum import CONTENTS
 
 EXACT = {"max_db": 6.1, "dynamic_range": 160.0}
 
@@ -76,6 +78,16 @@ def test_db_per_unit_is_the_slope_of_the_levels_and_0_for_phases(content, normal
     step = representation.to_db(features + 0.01).numpy() - representation.to_db(features).numpy()
     np.testing.assert_allclose(step[0, :, 0, 0] / 0.01, slopes[:1025], rtol=0.02)
     assert not slopes[1025:].any()
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_every_level_has_a_frequency(content):
+    representation = Spectrum(8000, n_fft=64, content=content)
+    db = representation.decibels(tone(250.0)).numpy()
+    assert representation.frequencies.shape == (representation.bins,) == (db.shape[1],)
+    tilted = perturb(db, 3.0, [0], name="tilt", representation=representation)
+    slope = 3.0 * octaves(representation.frequencies)
+    np.testing.assert_allclose(np.abs(tilted - db)[0, :, 0, 0], np.abs(slope), atol=1e-4)
 
 
 @pytest.mark.parametrize("content", ["magnitude", "magnitude_phase"])

@@ -32,7 +32,7 @@ def rate_distortion(
     Args:
         codec: a codec.
         features: (clips, bins, frames, channels), as its encoder takes them.
-        statistics: (clips, 2), what brings them back to dB under per-example scaling.
+        statistics: of the clips, under ``"per_example"`` (:meth:`Representation.statistics`).
         seed: of the noise.
 
     Returns:
@@ -50,12 +50,13 @@ def rate_distortion(
         return codec.decoder(codec.pack([tf.convert_to_tensor(z) for z in latent]))
 
     def distortion(latents: list[list[np.ndarray]]) -> float:
-        squared = 0.0
+        squared, cells = 0.0, 0
         for part, own, latent in zip(parts, known, latents):
             decoded = decode(latent)
             before, after = (np.asarray(codec.representation.to_db(x, *own))[..., 0] for x in (part, decoded))
             squared += float(np.sum(np.square(after - before, dtype=np.float64)))
-        return math.sqrt(squared / features[..., 0].size)
+            cells += before.size  # of a spectrogram, where features are samples
+        return math.sqrt(squared / cells)
 
     numbers = sum(math.prod(shape) for shape in codec.latent_shapes)
     posteriors = posteriors_of(codec.encoder)

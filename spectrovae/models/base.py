@@ -49,7 +49,8 @@ class Trainer(OwnLoss):
         preset: name of a size among ``presets``.
         db_per_unit: dB that a unit of a feature is worth, a number or one per bin, for the metric ``rmse_db``; without
             it the metric is ``rmse``, in units of the features.
-        seed: of everything random in the model; None chooses one, which :meth:`get_config` has.
+        seed: of the noise in training; None chooses one, which :meth:`get_config` has. Weights start as
+            ``keras.utils.set_random_seed`` has it.
     """
 
     encoder: keras.Model

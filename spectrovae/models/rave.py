@@ -316,7 +316,8 @@ class RAVE(base.Trainer):
         seen, judged = discriminators.players(self.discriminator, real, fake)
         matching, fooling = losses.feature_matching(*seen), losses.generator_loss(seen[1], self.adversary)
         judging = losses.discriminator_loss(*judged, self.adversary)
-        level_real, level_fake = (ops.sqrt(ops.mean(ops.square(x)) + 1e-12) for x in (real, fake))
+        # 60 dB below full scale, which silence counts as: a batch of it would outweigh all others in the mean.
+        level_real, level_fake = (ops.sqrt(ops.mean(ops.square(x)) + 1e-6) for x in (real, fake))
         figures = {
             "adversarial": fooling,
             "discriminator": judging,

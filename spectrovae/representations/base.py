@@ -15,6 +15,9 @@ HEADROOM = 20.0
 """dB above full scale, or above ``max_db`` where that is more, at which the way back to a waveform ends: a decoder may
 answer anything, and 400 dB would be no sound but a number that no file holds."""
 
+EXTREME = 300.0
+"""Levels in dB beyond which squares of magnitudes leave the range of float32."""
+
 
 class Representation(keras.layers.Layer):
     """A level in dB over bins and frames, normalised; ``call`` goes forward, ``inverse`` back.
@@ -57,6 +60,11 @@ class Representation(keras.layers.Layer):
             raise InputError(f"sample_rate must be a positive whole number of Hz, received {sample_rate!r}")
         if not dynamic_range > 0:
             raise InputError(f"dynamic_range must be a positive number of dB, received {dynamic_range!r}")
+        if not -EXTREME <= max_db - dynamic_range <= max_db <= EXTREME:
+            raise InputError(
+                f"max_db and max_db - dynamic_range must lie between -{EXTREME:g} and {EXTREME:g} dB, received "
+                f"max_db={max_db!r} and dynamic_range={dynamic_range!r}"
+            )
         self.sample_rate = int(sample_rate)
         self.max_db = float(max_db)
         self.dynamic_range = float(dynamic_range)

@@ -10,7 +10,7 @@ from spectrovae.dsp import mdct as dsp
 from spectrovae.dsp.defaults import default_window
 from spectrovae.dsp.stft import db_to_magnitude
 from spectrovae.errors import InputError
-from spectrovae.representations.base import Representation, check_waveform, split_level
+from spectrovae.representations.base import EXTREME, Representation, check_waveform, split_level
 
 COMPANDINGS = ("asinh", "mu_law", "linear", "sign_log")
 
@@ -124,7 +124,7 @@ class MDCT(Representation):
         """Features -> (level, sign); what is below ``min_db`` reads that level with sign 0."""
         if not self.signed:
             return super().to_db(features, statistics)
-        top = self.value_of(300.0)  # beyond, squares leave the range of float32
+        top = self.value_of(EXTREME)
         values = tf.clip_by_value(self.denormalised(tf.cast(features, tf.float32), statistics), -top, top)
         sign, level = dsp.sign_log(self._expand(values), self.min_db)
         return tf.concat([level, sign], axis=-1)

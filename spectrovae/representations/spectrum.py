@@ -9,7 +9,7 @@ import tensorflow as tf
 from spectrovae.dsp.mdct import imdct, mdct, mdct_window, sign_log, sign_log_expand
 from spectrovae.dsp.stft import db_to_magnitude, hann, istft, power_to_db
 from spectrovae.errors import InputError
-from spectrovae.representations.base import Representation, split_level
+from spectrovae.representations.base import EXTREME, Representation, split_level
 
 CONTENTS = ("magnitude", "magnitude_phase", "mdct")
 
@@ -61,9 +61,7 @@ class Spectrum(Representation):
 
     @property
     def frequencies(self):
-        """Frequency of each row of the features in Hz; the phases of ``"magnitude_phase"`` repeat them."""
-        centres = (np.arange(self.bins) + 0.5 * (self.content == "mdct")) * self.sample_rate / self.n_fft
-        return np.tile(centres, 2) if self.content == "magnitude_phase" else centres
+        return (np.arange(self.bins) + 0.5 * (self.content == "mdct")) * self.sample_rate / self.n_fft
 
     def feature_shape(self, samples):
         rows = self.bins * (2 if self.content == "magnitude_phase" else 1)
@@ -168,8 +166,8 @@ class Spectrum(Representation):
         if self.scale == "db":
             return super().to_db(features, statistics)
         values, carried = split_level(features)
-        # Beyond, squares leave the range of float32.
-        amplitude = tf.clip_by_value(self.denormalised(values, statistics), -1e15, 1e15)
+        top = self.value_of(EXTREME)
+        amplitude = tf.clip_by_value(self.denormalised(values, statistics), -top, top)
         sign, level = sign_log(amplitude, self.min_db)
         return tf.concat([level, sign if self.content == "mdct" else carried], axis=-1)
 
