@@ -35,7 +35,8 @@ PERTURBATIONS = (  # evaluation.perturbations.PERTURBATIONS, likewise
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _INPUTS = (
-    "data", "file", "files", "features", "first", "second", "prefix", "config", "archive", "bundle", "bundles", "judge",
+    "data", "labels", "file", "files", "features", "first", "second", "prefix", "config", "archive", "bundle",
+    "bundles", "judge",
 )  # fmt: skip
 
 
@@ -88,9 +89,9 @@ def _check_inputs(options: argparse.Namespace) -> None:
         value = getattr(options, name, None)
         for path in value if isinstance(value, list) else [value]:
             if path == "-" and not os.path.exists(path):
-                raise InputError("- is no file: pipes are not read; write the sound to a file and give its name")
+                raise InputError("- is no file: pipes are not read; write to a file and give its name")
             if path and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-                raise InputError(f"{path} is a pipe or device, which is not read; write the sound to a file first")
+                raise InputError(f"{path} is a pipe or device, which is not read; write to a file first")
 
 
 def _parser() -> argparse.ArgumentParser:
