@@ -33,7 +33,8 @@ class Layout:
         subtype: libsndfile's name of the encoding, such as "PCM_16"; None unless each sample has a fixed size and the
             header is consistent.
         little: whether samples are little-endian.
-        contradicts: whether the header states sizes of a sample that exclude each other.
+        contradicts: whether the header states sizes that exclude each other: libsndfile may seek elsewhere than it
+            reads.
     """
 
     format: str
@@ -249,9 +250,9 @@ def _caf(raw: BinaryIO, size: int) -> Layout | None:
 def _au(raw: BinaryIO, size: int, head: bytes) -> Layout | None:
     order = ">" if head[:4] == b".snd" else "<"
     offset, promised, kind, rate, channels = struct.unpack(f"{order}5I", head[4:24])
-    extent = _extent(raw, "AU", offset, promised, size)
+    extent = _extent(raw, "AU", max(24, offset), promised, size)
     subtype = {1: "ULAW", 2: "PCM_S8", 3: "PCM_16", 4: "PCM_24", 5: "PCM_32", 6: "FLOAT", 7: "DOUBLE", 27: "ALAW"}
-    return _replace(extent, channels, rate, subtype.get(kind), order)
+    return _replace(extent, channels, rate, subtype.get(kind), order, contradicts=offset < 24)
 
 
 def _chunks(raw: BinaryIO, position: int, size: int, length_format: str) -> Iterator[tuple[bytes, int, int]]:

@@ -107,7 +107,8 @@ class Reader:
         self._differs, self._unread = False, 0.0
         self._position, self._left = 0, np.zeros((0, self.channels), np.float32)
         self.block = max(1, BLOCK // self.channels)
-        self.seekable = file.format not in ("OGG", "MP3", "FLAC") and file.subtype in _SEEKABLE
+        exact = file.format not in ("OGG", "MP3", "FLAC") and file.subtype in _SEEKABLE
+        self.seekable = exact and not (layout and layout.contradicts)
         frames = file.frames if file.frames < 2**62 and not self._endless else None
         self.samples, self.promised = None, frames
         if layout and layout.subtype:

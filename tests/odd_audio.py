@@ -211,6 +211,7 @@ def envelopes() -> Iterator[Case]:
             yield Case(f"byte_rate_{rate}_{label}.wav", riff(chunks), expected, note or "contradicts itself")
     content = written(numbers, "AU")
     yield Case("less.au", content[:8] + struct.pack(">I", 100) + content[12:], expected, "1601 are there and read")
+    yield Case("offset.au", content[:4] + struct.pack(">I", 4) + content[8:], expected, "contradicts itself")
     for name, first in {**long, "a.flac": written(integers(16, 1, 24000), "FLAC")}.items():
         if not name.endswith(".wav"):
             samples = None if name == "a.opus" else decoded(first)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from spectrovae import cli
 from spectrovae.data import Recordings, scan
 from spectrovae.data.labels import named
 from spectrovae.data.manifest import Manifest, Record
@@ -216,6 +217,17 @@ def test_what_is_trained_on_is_said(tmp_path):
     assert "1 mixed down to one channel, 2 cut into overlapping pieces" in text
     assert "split by hash: train " in text
     assert "2 labels: " in text
+
+
+def test_odd_names_do_not_break_lines(tmp_path, capsys):
+    write(tmp_path, [f"{number}.wav" for number in range(4)] + ["a\nb/c.wav"])
+    (tmp_path / "bad\n\x1b[2J\udce9.wav").write_bytes(b"no audio")
+    says = r"bad\n\x1b[2J\udce9.wav: is not readable audio"
+    lines = Recordings.open(tmp_path, samples=400).describe().splitlines()
+    assert lines[1].startswith(f"rejected 1: {says}")
+    assert r"1 label: a\nb 1; none: 4" in lines[4]
+    assert cli.main(["data", "scan", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"rejected  {says}")
 
 
 def test_toy_sets_are_described():

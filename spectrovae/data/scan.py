@@ -15,7 +15,7 @@ from spectrovae import audio
 from spectrovae.data import labels as naming
 from spectrovae.data.manifest import Manifest, Progress, Record
 from spectrovae.data.splits import FSDD_PATTERN
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, printable
 from spectrovae.files import sha256
 
 SILENCE = 1e-4  # -80 dB under full scale
@@ -132,7 +132,7 @@ def _examine(path: Path, root: Path) -> Record:
     except OSError as error:
         return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
     except InputError as error:
-        reason = str(error).removeprefix(f"{path} ")
+        reason = str(error).removeprefix(printable(f"{path} "))
         return Record(**{"bytes": _size(path), **known}, accepted=False, reason=reason)
     if known["nan"]:
         return Record(**known, accepted=False, reason="holds NaN or infinite samples")
