@@ -6,6 +6,7 @@ is read: wav, flac, ogg (Vorbis, Opus), mp3, AIFF, W64, RF64, CAF, AU; resamplin
 """
 
 import contextlib
+import errno
 import itertools
 import math
 import os
@@ -26,6 +27,7 @@ from spectrovae.reader import BLOCK, HALF, RATES, SUFFIXES, Info, Reader  # noqa
 
 WRITABLE = (".wav", ".flac", ".ogg", ".mp3")
 """Endings of files that can be written."""
+_SYSTEM = 2  # libsndfile's code for what the operating system refused: of a file that is open, room on the disk
 
 
 def info(path: str | os.PathLike) -> Info:
@@ -93,12 +95,14 @@ def stream(path: str | os.PathLike, sample_rate: int | None = None) -> Iterator[
     rate = sample_rate or header.sample_rate
     resampler = soxr.ResampleStream(header.sample_rate, rate, 1, dtype="float32", quality="HQ")
     missing = resampled_length(header.samples, header.sample_rate, rate)
-    for block in itertools.chain(blocks(path), [np.zeros((1, 0), np.float32)]):
+    end = np.zeros((1, max(0, _enough(header.sample_rate, rate) - header.samples)), np.float32)
+    for block in itertools.chain(blocks(path), [end]):
         if not np.isfinite(block).all():
             raise InputError(f"{path} holds NaN or infinite samples; repair or leave out the recording")
         piece = to_mono(block)
         if rate != header.sample_rate:
-            piece = resampler.resample_chunk(piece, last=not len(piece))[:missing]
+            piece = resampler.resample_chunk(piece, last=block is end)
+        piece = piece[:missing]
         missing -= len(piece)
         if len(piece):
             yield piece
@@ -189,10 +193,7 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int, subty
         )
         waveform = np.clip(waveform, -1.0, 1.0)
     with replacing(path) as temporary:
-        try:
-            soundfile.write(temporary, waveform.T, sample_rate, subtype=encoding, format=container)
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"cannot write {path} at {sample_rate} Hz: {error.error_string}") from error
+        _encode(temporary, [waveform.T], sample_rate, len(np.atleast_2d(waveform)), encoding)
     return clipped
 
 
@@ -233,12 +234,21 @@ def set_aside(
 
 def write_scaled(path: Path, waveform: Iterable[np.ndarray], peak: float, sample_rate: int) -> None:
     """Write pieces of a waveform whose peak is known, scaled down where that exceeds full scale."""
+    _encode(path, (piece / max(1.0, peak) for piece in waveform), sample_rate)
+
+
+def _encode(
+    path: Path, pieces: Iterable[np.ndarray], sample_rate: int, channels: int = 1, subtype: str | None = None
+) -> None:
+    container = path.suffix[1:].upper()
     try:
-        with soundfile.SoundFile(path, "w", sample_rate, 1, format=path.suffix[1:].upper()) as file:
-            for piece in waveform:
-                file.write(piece / max(1.0, peak))
+        with soundfile.SoundFile(path, "w", sample_rate, channels, subtype, format=container) as file:
+            for piece in pieces:
+                file.write(piece)
     except soundfile.LibsndfileError as error:
-        raise InputError(f"cannot write {path.name} at {sample_rate} Hz: {error.error_string}") from error
+        if error.code == _SYSTEM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise InputError(f"cannot write {container} at {sample_rate} Hz: {error.error_string}") from error
 
 
 def check_suffix(path: Path) -> None:
@@ -258,9 +268,7 @@ def resample(waveform: np.ndarray, source_rate: int, sample_rate: int) -> np.nda
     if source_rate < 1 or sample_rate < 1:
         raise InputError(f"sample rates must be positive, received {source_rate} and {sample_rate} Hz")
     samples = resampled_length(waveform.shape[-1], source_rate, sample_rate)
-    # soxr refuses inputs that would give no output sample, such as one sample at 44.1 kHz.
-    enough = math.ceil(source_rate / sample_rate) + 1
-    padded = fit_length(waveform, max(waveform.shape[-1], enough))
+    padded = fit_length(waveform, max(waveform.shape[-1], _enough(source_rate, sample_rate)))
     resampled = librosa.resample(padded, orig_sr=source_rate, target_sr=sample_rate, res_type="soxr_hq")
     return fit_length(resampled.astype(np.float32, copy=False), samples)
 
@@ -268,6 +276,11 @@ def resample(waveform: np.ndarray, source_rate: int, sample_rate: int) -> np.nda
 def resampled_length(samples: int, source_rate: int, sample_rate: int) -> int:
     """Samples that ``resample`` returns: ceil(samples * sample_rate / source_rate)."""
     return -(-samples * sample_rate // source_rate)
+
+
+def _enough(source_rate: int, sample_rate: int) -> int:
+    """Samples that give soxr one to return: of fewer, such as one sample at 44.1 kHz, it makes none."""
+    return math.ceil(source_rate / sample_rate) + 1
 
 
 def to_mono(waveform: np.ndarray) -> np.ndarray:

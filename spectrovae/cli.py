@@ -88,9 +88,9 @@ def _check_inputs(options: argparse.Namespace) -> None:
     """Refuse what cannot be read more than once: pipes, devices and ``-``."""
     for path in inputs_of(options):
         if path == "-" and not os.path.exists(path):
-            raise InputError("- is no file: pipes are not read; write the sound to a file and give its name")
+            raise InputError("- is no file: pipes are not read; write to a file and give its name")
         if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            raise InputError(f"{path} is a pipe or device, which is not read; write its content to a file first")
+            raise InputError(f"{path} is a pipe or device, which is not read; write to a file first")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ _KNOWN = (
     b"DISP", b"acid", b"plst", b"_PMX", b"SSND", b"COMM", b"MARK", b"INST", b"NAME", b"AUTH", b"ANNO", b"FVER", b"APPL",
     b"(c) ", b"COMT", b"CHAN", b"SFX!", b"levl", b"cart", b"bwfx", b"chan", b"free", b"desc", b"info",
 )  # fmt: skip
+_HEADS = (b"RIFF", b"RF64", b"BW64", b"RIFX", b"riff", b"FORM", b"caff", b".snd", b"dns.", b"fLaC", b"OggS")
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS")  # metadata behind the samples that is no chunk
 _CHUNKS = 10_000
 _TAIL = 1 << 16  # bytes behind the samples that may be anything
@@ -32,7 +33,8 @@ class Layout:
         subtype: libsndfile's name of the encoding, such as "PCM_16"; None unless each sample has a fixed size and the
             header is consistent.
         little: whether samples are little-endian.
-        contradicts: whether the header states sizes of a sample that exclude each other.
+        contradicts: whether the header states sizes that exclude each other: libsndfile may seek elsewhere than it
+            reads.
     """
 
     format: str
@@ -72,10 +74,37 @@ def layout(raw: BinaryIO, size: int) -> Layout | None:
         if head[:4] == b"caff":
             return _caf(raw, size)
         if head[:4] in (b".snd", b"dns."):
-            return _au(size, head)
+            return _au(raw, size, head)
     except (struct.error, OverflowError, ValueError):
         pass
     return None
+
+
+def tag_before(raw: BinaryIO) -> int:
+    """Bytes of an ID3 tag that stands before a header which has no place for one."""
+    length, following = _id3(raw)
+    return length if following[:4] in _HEADS else 0
+
+
+def mp3_without_length(raw: BinaryIO) -> bool:
+    """Whether this is an mp3 whose first frame does not state how many there are, as of a stream or a pipe."""
+    following = _id3(raw)[1]
+    if following[:1] != b"\xff" or following[1:2] < b"\xe0":
+        return False
+    places = [place for place in map(following.find, (b"Xing", b"Info")) if place > 0]
+    flags = [int.from_bytes(following[at + 4 : at + 8], "big") for at in places]
+    return not any(flag & 1 and any(following[at + 8 : at + 12]) for flag, at in zip(flags, places))
+
+
+def _id3(raw: BinaryIO) -> tuple[int, bytes]:
+    """Bytes of the ID3 tag with which a file begins, and what follows it."""
+    raw.seek(0)
+    head, length = raw.read(10), 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0)))
+        length += 20 if head[5] & 0x10 else 10
+    raw.seek(length)
+    return length, raw.read(1024)
 
 
 def ends_early(raw: BinaryIO, size: int) -> bool:
@@ -138,12 +167,10 @@ def _described(found: Layout, fmt: bytes, order: str) -> Layout | None:
         tag = struct.unpack(f"{order}H", fmt[24:26])[0]
     if tag not in (1, 3, 6, 7):
         return found
-    width = -(-bits // 8)
-    if not channels or width * channels != align or byte_rate != rate * align:
-        return _replace(found, channels, rate, None, order, contradicts=True)
-    integers = _INTEGERS | {1: "PCM_U8"}
+    width, integers = -(-bits // 8), _INTEGERS | {1: "PCM_U8"}
     subtype = {1: integers, 3: _FLOATS, 6: {1: "ALAW"}, 7: {1: "ULAW"}}[tag].get(width)
-    return _replace(found, channels, rate, subtype, order)
+    sized = channels > 0 and width * channels == align
+    return _replace(found, channels, rate, subtype if sized else None, order, not sized or byte_rate != rate * align)
 
 
 def _replace(
@@ -183,8 +210,8 @@ def _aiff(raw: BinaryIO, size: int) -> Layout | None:
             rate = math.ldexp(mantissa, (exponent & 0x7FFF) - 16446)
             common = channels, bits, rate, body[18:22] or b"NONE"
         elif chunk == b"SSND":
-            offset += 8 + struct.unpack(">I", raw.read(4))[0]
-            found = _extent(raw, "AIFF", offset, max(0, length - 8), size)
+            skipped = 8 + struct.unpack(">I", raw.read(4))[0]
+            found = _extent(raw, "AIFF", offset + skipped, max(0, length - skipped), size)
             if not common:
                 return found
             channels, bits, rate, kind = common
@@ -220,14 +247,12 @@ def _caf(raw: BinaryIO, size: int) -> Layout | None:
     return None
 
 
-def _au(size: int, head: bytes) -> Layout | None:
+def _au(raw: BinaryIO, size: int, head: bytes) -> Layout | None:
     order = ">" if head[:4] == b".snd" else "<"
     offset, promised, kind, rate, channels = struct.unpack(f"{order}5I", head[4:24])
-    present = max(0, size - offset)
-    stated = None if promised == 0xFFFFFFFF or (promised == 0 and present) else promised
-    extent = Layout("AU", offset, stated, present if stated is None else min(stated, present))
+    extent = _extent(raw, "AU", max(24, offset), promised, size)
     subtype = {1: "ULAW", 2: "PCM_S8", 3: "PCM_16", 4: "PCM_24", 5: "PCM_32", 6: "FLOAT", 7: "DOUBLE", 27: "ALAW"}
-    return _replace(extent, channels, rate, subtype.get(kind), order)
+    return _replace(extent, channels, rate, subtype.get(kind), order, contradicts=offset < 24)
 
 
 def _chunks(raw: BinaryIO, position: int, size: int, length_format: str) -> Iterator[tuple[bytes, int, int]]:
@@ -266,7 +291,7 @@ def _plausible(name: bytes) -> bool:
 def _extent(raw: BinaryIO, format: str, offset: int, length: int, size: int) -> Layout:
     """How far the samples reach that begin at ``offset`` and have ``length`` bytes by their header."""
     there = max(0, size - offset)
-    unstated = length >= 0xFFFFF000 if format == "WAV" else length >= 1 << 62
+    unstated = length >= (0xFFFFF000 if format in ("WAV", "AU") else 1 << 62)
     if length > there and (unstated or (format == "WAV" and 0x7FFFF000 <= length <= 0x80000000)):
         return Layout(format, offset, None, there)
     if length >= there:

@@ -18,7 +18,12 @@ class InputError(ValueError):
     _keras_call_info_injected = True  # keeps Keras from wrapping the line in a description of the layer's arguments
 
     def __init__(self, message: str):
-        super().__init__(re.sub("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", _escaped, str(message)))
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    """A text as one line: what a file name may hold and a line may not is escaped."""
+    return re.sub("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", _escaped, text)
 
 
 def _escaped(found: re.Match) -> str:

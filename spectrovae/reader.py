@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ RATES = (1000, 768_000)
 """Lowest and highest sample rate of a recording, Hz."""
 BLOCK = 1 << 18  # values read at a time
 HALF = 0.5  # of a recording must be there, or it is refused
+UNREAD = 0.02  # share of a file behind the end of its stream: more than tags take
 _SEEKABLE = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
@@ -83,11 +85,15 @@ class Reader:
     def _open(self, size: int) -> None:
         if size == 0:
             raise InputError(f"{self.path} is empty (0 bytes)")
-        self._layout = layout = containers.layout(self._raw, size)
-        self._sum, self._bits = containers.flac_sum(self._raw)
-        self._ends_early = containers.ends_early(self._raw, size)
+        raw: Any = self._raw
+        if tag := containers.tag_before(raw):
+            raw, size = _Stretch(raw, tag, size - tag), size - tag
+        self._layout = layout = containers.layout(raw, size)
+        self._sum, self._bits = containers.flac_sum(raw)
+        self._ends_early = containers.ends_early(raw, size)
+        self._endless = containers.mp3_without_length(raw)
         # From here on libsndfile moves the file's position.
-        self._file = file = self._sound(size, layout)
+        self._file = file = self._sound(raw, size, layout)
         self.sample_rate, self.channels = file.samplerate, file.channels
         self.format, self.subtype = (layout.format if layout and file.format == "RAW" else file.format), file.subtype
         if not RATES[0] <= self.sample_rate <= RATES[1]:
@@ -98,11 +104,12 @@ class Reader:
         if file.format == "MP3":
             with contextlib.suppress(soundfile.LibsndfileError):
                 file.seek(0)  # as soundfile.read does, for the same last bits
-        self._differs = False
+        self._differs, self._unread = False, 0.0
         self._position, self._left = 0, np.zeros((0, self.channels), np.float32)
         self.block = max(1, BLOCK // self.channels)
-        self.seekable = file.format not in ("OGG", "MP3", "FLAC") and file.subtype in _SEEKABLE
-        frames = file.frames if file.frames < 2**62 else None
+        exact = file.format not in ("OGG", "MP3", "FLAC") and file.subtype in _SEEKABLE
+        self.seekable = exact and not (layout and layout.contradicts)
+        frames = file.frames if file.frames < 2**62 and not self._endless else None
         self.samples, self.promised = None, frames
         if layout and layout.subtype:
             self.samples = frames
@@ -110,14 +117,16 @@ class Reader:
         elif layout and layout.present < (layout.promised or 0):  # samples of no fixed size
             self.promised = round(file.frames * (layout.promised or 0) / max(1, layout.present))
 
-    def _sound(self, size: int, layout: containers.Layout | None) -> soundfile.SoundFile:
+    def _sound(self, raw: Any, size: int, layout: containers.Layout | None) -> soundfile.SoundFile:
         """libsndfile's file; of the bare samples where it reads the header otherwise than ``containers`` does."""
         reason = ""
         file: soundfile.SoundFile | None = None
-        head = containers.flac_that_promises_less(self._raw, size)
+        head = containers.flac_that_promises_less(raw, size)
         try:
-            if head:
-                file = soundfile.SoundFile(_Stretch(self._raw, 0, size, head))
+            if self._endless:
+                file = soundfile.SoundFile(_Endless(raw, 0, 1000 * size))
+            elif head or raw is not self._raw:
+                file = soundfile.SoundFile(_Stretch(raw, 0, size, head))
             else:
                 handle = os.dup(self._raw.fileno())
                 os.lseek(handle, 0, os.SEEK_SET)
@@ -128,14 +137,14 @@ class Reader:
             if file:
                 file.close()
             order = "LITTLE" if layout.little else "BIG"
-            stretch = _Stretch(self._raw, layout.offset, layout.present)
+            stretch = _Stretch(raw, layout.offset, layout.present)
             described = layout.sample_rate, layout.channels, layout.subtype, order, "RAW"
             try:
                 return soundfile.SoundFile(stretch, "r", *described)
             except (soundfile.LibsndfileError, OverflowError) as error:
                 raise InputError(f"{self.path} is not readable audio: its header contradicts itself") from error
         if file is None:
-            raise InputError(f"{self.path} is not readable audio: {reason}")
+            raise InputError(f"{self.path} is not readable audio: {reason}; convert it to WAV or FLAC, or leave it out")
         return file
 
     def __enter__(self) -> "Reader":
@@ -195,6 +204,9 @@ class Reader:
                 break
         self.samples = self._position
         self._differs = bool(self._sum) and digest.digest() != self._sum
+        if self.format in ("FLAC", "OGG", "MP3"):  # libsndfile stops at the end of the first stream
+            size = os.fstat(self._raw.fileno()).st_size
+            self._unread = (size - self._raw.tell()) / size
         if not self.samples:
             raise InputError(f"{self.path} holds no samples, or its end is missing")
         if self.promised and self.samples < HALF * self.promised:
@@ -218,8 +230,13 @@ class Reader:
     def note(self) -> str | None:
         """What is unusual about the file, once it has been decoded."""
         samples, layout, notes = self.samples or 0, self._layout, []
-        if self.promised is None:
-            notes.append("its header states no length, read to its end")
+        if self._unread > UNREAD and samples >= (self.promised or 0):
+            share = f"{100 * self._unread:.3g} %"
+            notes.append(
+                f"the last {share} of its bytes are not decoded; if they are another recording, split the file"
+            )
+        elif self.promised is None:
+            notes += [] if self._endless else ["its header states no length, read to its end"]
         elif samples < self.promised:
             notes.append(f"cut short or damaged, {min(99.9, 100 * samples / self.promised):.3g} % of it is there")
         elif samples > self.promised:
@@ -264,9 +281,9 @@ def _regular(path: Path) -> BinaryIO:
 
 
 class _Stretch:
-    """A stretch of a file as a file of its own, whose first bytes may be replaced, for libsndfile."""
+    """A stretch of a file as a file of its own, whose first bytes may be replaced."""
 
-    def __init__(self, raw: BinaryIO, offset: int, length: int, head: bytes = b""):
+    def __init__(self, raw: Any, offset: int, length: int, head: bytes = b""):
         self._raw, self._offset, self._length, self._head, self._position = raw, offset, length, head, 0
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
@@ -277,11 +294,19 @@ class _Stretch:
     def tell(self) -> int:
         return self._position
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int = sys.maxsize) -> bytes:
         begin = self._position
-        self._raw.seek(self._offset + begin)
+        count = max(0, min(count, self._length - begin))
         data = self._head[begin : begin + count]
-        self._raw.seek(len(data), os.SEEK_CUR)
-        data += self._raw.read(max(0, min(count - len(data), self._length - begin - len(data))))
+        self._raw.seek(self._offset + begin + len(data))
+        data += self._raw.read(count - len(data))
         self._position += len(data)
         return data
+
+
+class _Endless(_Stretch):
+    """An mp3 that seems longer than it is: libsndfile estimates its samples by its bytes, and reads no more of them."""
+
+    def read(self, count: int = sys.maxsize) -> bytes:
+        # Where there is nothing it looks for a tag, at the end.
+        return super().read(count) or bytes(count if self._position + count == self._length else 0)

@@ -183,6 +183,41 @@ def decoded(content: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0][:, 0]
 
 
+def envelopes() -> Iterator[Case]:
+    """Tags before headers, gaps before samples, wrong byte rates and lengths, and several streams in one file."""
+    numbers, tag = integers(), b"ID3\4\0\0\0\0\1\0" + bytes(128)
+    expected, body = mono(numbers), packed(numbers)
+    for format in ("WAV", "AIFF", "W64", "RF64", "CAF", "AU", "FLAC", "WAVEX"):
+        content, suffix = written(numbers, format), "wav" if format == "WAVEX" else format.lower()
+        yield Case(f"id3_{format}.{suffix}", tag + content, expected)
+    yield Case("id3_cut.wav", tag + riff(fmt(), chunk(b"data", body))[: 44 + 2 * 1200], expected[:1200], "75 %")
+    yield Case("id3_cut.aiff", tag + written(numbers, "AIFF")[: 54 + 2 * 400], error="less than half")
+    long = lossy(integers(16, 1, 24000))
+    for name in ("a.ogg", "a.opus"):
+        yield Case(f"id3_{name}", tag + long[name], decoded(long[name]))
+    for gap in (4, 8, 512):
+        for tail in (b"", chunk(b"NAME", b"a name of a sound", order=">")):
+            common = chunk(b"COMM", written(numbers, "AIFF")[20:38], order=">")
+            sound = chunk(b"SSND", struct.pack(">II", gap, 0) + b"\7" * gap + packed(numbers, big=True), order=">")
+            chunks = b"AIFF" + common + sound + tail
+            yield Case(f"gap_{gap}_{len(tail)}.aiff", b"FORM" + struct.pack(">I", len(chunks)) + chunks, expected)
+    for rate in (0, RATE, 2**32 - 1):
+        header = fmt()[:16] + struct.pack("<I", rate) + fmt()[20:]
+        odd = chunk(b"guan", b"abc", pad=False)
+        for label, chunks, note in (
+            ("plain", header + chunk(b"data", body), ""), ("odd", header + odd + chunk(b"data", body), ""),
+            ("piped", header + chunk(b"data", body, length=0), "states no length"),
+        ):  # fmt: skip
+            yield Case(f"byte_rate_{rate}_{label}.wav", riff(chunks), expected, note or "contradicts itself")
+    content = written(numbers, "AU")
+    yield Case("less.au", content[:8] + struct.pack(">I", 100) + content[12:], expected, "1601 are there and read")
+    yield Case("offset.au", content[:4] + struct.pack(">I", 4) + content[8:], expected, "contradicts itself")
+    for name, first in {**long, "a.flac": written(integers(16, 1, 24000), "FLAC")}.items():
+        if not name.endswith(".wav"):
+            samples = None if name == "a.opus" else decoded(first)
+            yield Case(f"two_{name}", first + first, samples, "of its bytes are not decoded")
+
+
 def cuts() -> Iterator[Case]:
     numbers = integers(16, 1, 30000)
     for format in ("WAV", "WAVEX", "AIFF", "W64", "RF64", "CAF", "AU"):
@@ -225,6 +260,9 @@ def junk() -> Iterator[Case]:
     yield Case("header.au", written(integers(), "AU")[:24], error="no samples|not readable|less than half")
     yield Case("short.caf", written(integers(), "CAF")[:70], error="no samples|not readable")
     yield Case("short.ogg", written(integers(), "OGG", "VORBIS")[:300], error="no samples|not readable")
+    file = io.BytesIO()
+    soundfile.write(file, np.full((400, 4), 3e38, np.float32), RATE, format="WAV", subtype="FLOAT")
+    yield Case("absurd.wav", file.getvalue(), error="which is no sound")
     channels = bytearray(riff(fmt(), chunk(b"data", packed(integers()))))
     channels[22:24] = struct.pack("<H", 65535)
     yield Case("channels.wav", bytes(channels), error="not readable")
@@ -232,7 +270,7 @@ def junk() -> Iterator[Case]:
 
 KINDS = {
     function.__name__: function
-    for function in (odd_chunks, odd_sizes, lengths, flacs, containers, cuts, rates, junk)
+    for function in (odd_chunks, odd_sizes, lengths, flacs, containers, envelopes, cuts, rates, junk)
 }  # fmt: skip
 
 

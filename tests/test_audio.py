@@ -1,12 +1,14 @@
 """Reading and writing: formats, shapes, and every way in which a file can be wrong."""
 
+import resource
+
 import numpy as np
 import pytest
 import soundfile
 from scipy.io import wavfile
 
 from spectrovae import audio
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, StorageError
 
 
 def tone(samples=4000, rate=8000, frequency=440.0, level=0.5):
@@ -85,6 +87,28 @@ def test_a_segment_is_a_slice_of_the_whole(tmp_path, suffix, rate):
 def test_fit_length_crops_and_pads_at_the_end():
     np.testing.assert_array_equal(audio.fit_length(np.array([1, 2, 3]), 2), [1, 2])
     np.testing.assert_array_equal(audio.fit_length(np.array([[1, 2], [3, 4]]), 3), [[1, 2, 0], [3, 4, 0]])
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("rate", [11_025, 44_100, 192_000])
+def test_a_short_recording_streams_as_it_is_read(tmp_path, rate, samples):
+    audio.write(tmp_path / "short.wav", np.full(samples, 0.5), rate)
+    for target in (8000, 16_000, 44_100):
+        streamed = np.concatenate(list(audio.stream(tmp_path / "short.wav", target)))
+        np.testing.assert_allclose(streamed, audio.read(tmp_path / "short.wav", target)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", audio.WRITABLE)
+def test_a_full_disk_is_said(tmp_path, suffix):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 200_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="cannot write .*; make room"):
+            audio.write(tmp_path / f"a{suffix}", noise, 8000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_sample_is_a_recording(tmp_path):

@@ -91,6 +91,12 @@ def test_a_wrong_input_is_one_line(command, kind, inputs, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_labels_are_not_read_from_a_pipe(inputs, tmp_path, capsys):
+    soundfile.write(tmp_path / "empty" / "a.wav", np.full(400, 0.25), 8000)
+    for path in (inputs["pipe"], inputs["device"], "-"):
+        assert "not read" in error(capsys, "data", "scan", inputs["empty folder"], "--labels", path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

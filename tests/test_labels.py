@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from spectrovae import cli
 from spectrovae.data import Recordings, scan
 from spectrovae.data.labels import named
 from spectrovae.data.manifest import Manifest, Record
@@ -37,6 +38,7 @@ def write(folder, names, rate=8000, samples=400):
         (["2023/05/dog/a.wav", "2024/05/cat/a.wav"], ["dog", "cat"]),
         (["train/dog/1.wav", "test/cat/2.wav"], ["dog", "cat"]),  # a split is no label
         (["x/train/dog/1.wav", "x/val/cat/2.wav"], ["dog", "cat"]),
+        (["dog/train/1.wav", "cat/test/1.wav"], ["dog", "cat"]),
         (["birds/wren/a.wav", "birds/b.wav", "c.wav"], ["wren", "birds", None]),
         (["a.wav", "b.wav"], [None, None]),
         (["train/a.wav", "test/b.wav"], [None, None]),
@@ -97,6 +99,28 @@ def test_tables_of_labels(tmp_path, text):
     assert labels_of(["x/a.wav", "x/b.wav"], labels=tmp_path / "t.csv") == ["dog", "cat"]
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        (",filename,label\n0,1.wav,dog\n1,0.wav,cat\n", ["cat", "dog"]),
+        (",id,word\n0,1,dog\n1,0,cat\n", ["cat", "dog"]),
+        ("name,id,file\n1,0,0.wav\n", "name the column of labels 'label'"),
+        ("kind,file\n1,0.wav\n0,1.wav\n", ["1", "0"]),
+        ("label,file\n1,0\n0,1\n", ["1", "0"]),
+        ("0.wav,voice\n1.wav,dog\n", ["voice", "dog"]),
+        ("one,two\n1,0\n0,1\n", "'one' and 'two' name different recordings; name the column of files 'file'"),
+        ("1,0\n0,1\n", "'column 1' and 'column 2' name different recordings"),
+    ],
+)
+def test_numbers_and_words_are_not_taken_for_files_or_headings(tmp_path, text, labels):
+    (tmp_path / "t.csv").write_text(text)
+    if isinstance(labels, list):
+        assert labels_of(["0.wav", "1.wav"], labels=tmp_path / "t.csv") == labels
+    else:
+        with pytest.raises(InputError, match=labels):
+            labels_of(["0.wav", "1.wav"], labels=tmp_path / "t.csv")
+
+
 def test_a_table_in_utf_16_with_umlauts(tmp_path):
     (tmp_path / "t.csv").write_text("filename,label\nu\u0308.wav,Gr\u00fcn\nb.wav,e\u0301\n", encoding="utf-16")
     assert labels_of(["\u00fc.wav", "b.wav"], labels=tmp_path / "t.csv") == ["Gr\u00fcn", "\u00e9"]
@@ -111,7 +135,9 @@ WRONG = {
     "filename,colour,size\na.wav,red,1\n": "has 'filename', 'colour', 'size': name the column of labels 'label'",
     "filename,label\na.wav,dog,brown\n": "line 2: 3 cells, where the first line has 2",
     "filename,label,split\na.wav,dog,fold1\n": "line 2: a split is train, validation or test, received 'fold1'",
-    "filename,label\nsame.wav,dog\n": "line 2: 'same.wav' may be x/same.wav, y/same.wav; give the folder too",
+    "filename,label\nsame.wav,dog\n": (
+        "line 2: 'same.wav' may be x/same.wav, y/same.wav; write all of its path, as in 'x/same.wav'"
+    ),
 }
 
 
@@ -191,6 +217,17 @@ def test_what_is_trained_on_is_said(tmp_path):
     assert "1 mixed down to one channel, 2 cut into overlapping pieces" in text
     assert "split by hash: train " in text
     assert "2 labels: " in text
+
+
+def test_odd_names_do_not_break_lines(tmp_path, capsys):
+    write(tmp_path, [f"{number}.wav" for number in range(4)] + ["a\nb/c.wav"])
+    (tmp_path / "bad\n\x1b[2J\udce9.wav").write_bytes(b"no audio")
+    says = r"bad\n\x1b[2J\udce9.wav: is not readable audio"
+    lines = Recordings.open(tmp_path, samples=400).describe().splitlines()
+    assert lines[1].startswith(f"rejected 1: {says}")
+    assert r"1 label: a\nb 1; none: 4" in lines[4]
+    assert cli.main(["data", "scan", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"rejected  {says}")
 
 
 def test_toy_sets_are_described():

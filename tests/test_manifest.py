@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from spectrovae import cli
+from spectrovae.data import Recordings
 from spectrovae.data import manifest as manifests
 from spectrovae.data.manifest import Manifest, Record
 from spectrovae.data.scan import scan
@@ -115,6 +116,8 @@ def test_names_are_read_by_a_pattern(tmp_path):
 def test_folders_without_recordings_are_refused_with_the_reasons(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         scan(tmp_path / "absent")
+    with pytest.raises(InputError, match="does not exist"):
+        Recordings.open(tmp_path / ("a" * 300))
     (tmp_path / "notes.wav").write_text("not a recording")
     with pytest.raises(InputError, match="is not a folder"):
         scan(tmp_path / "notes.wav")
@@ -130,6 +133,8 @@ def test_folders_without_recordings_are_refused_with_the_reasons(tmp_path):
 def test_a_written_manifest_reads_back_and_may_move_with_its_folder(tmp_path, mixed):
     found = scan(mixed)
     assert manifests.Manifest.read(write(found, mixed / "manifest.jsonl")) == found
+    (tmp_path / "link.jsonl").symlink_to(mixed / "manifest.jsonl")
+    assert Manifest.read(tmp_path / "link.jsonl") == found
     shutil.move(mixed, tmp_path / "moved")
     moved = Manifest.read(tmp_path / "moved" / "manifest.jsonl")
     assert moved.records == found.records
@@ -196,6 +201,9 @@ def test_every_mutation_of_a_manifest_is_read_or_one_line(tmp_path, mixed):
         path.write_text(json.dumps(lines[0]) + "\n" + damaged)
         with pytest.raises(InputError, match=r"damaged|not a manifest"):
             Manifest.read(path)
+    path.write_text("\n".join(map(json.dumps, [*lines, lines[3]])))
+    with pytest.raises(InputError, match=f"{re.escape(lines[3]['path'])} has more than one line"):
+        Manifest.read(path)
     path.write_text(json.dumps(lines[0]))
     with pytest.raises(InputError, match="lists no recording that can be used; scan its folder again"):
         Manifest.read(path)

@@ -69,7 +69,7 @@ def test_odd_files_give_their_samples_or_one_line(tmp_path, kind):
 
 
 def test_a_piece_of_an_odd_file_is_a_piece_of_its_samples(tmp_path):
-    for kind in ("lengths", "flacs", "cuts", "containers"):
+    for kind in ("lengths", "flacs", "cuts", "containers", "envelopes"):
         for case in odd_audio.KINDS[kind]():
             if case.error or case.samples is None or case.samples.size < 900:
                 continue
@@ -142,6 +142,41 @@ def test_only_regular_files_are_opened(tmp_path):
         for name in (*reasons, "folder.wav"):
             with pytest.raises(InputError, match=re.escape(name)):
                 audio.read(folder / name)
+
+
+def test_an_mp3_that_states_no_length_is_read_to_its_end(tmp_path):
+    """Of a variable bit rate, quiet at first: by its first frames, it would be much shorter than it is."""
+    random, file = np.random.default_rng(0), io.BytesIO()
+    with soundfile.SoundFile(file, "w", 8000, 1, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3) as mp3:
+        mp3.write(np.repeat([0.001, 0.5], 80_000) * random.standard_normal(160_000))
+    content = file.getvalue()
+    streamed = content[content.index(content[:2], 4) :]  # without the frame that states the length
+    (tmp_path / "stated.mp3").write_bytes(content)
+    expected, _ = audio.read(tmp_path / "stated.mp3")
+    for name, content in {"a.mp3": streamed, "tag.mp3": streamed + b"TAG" + bytes(125)}.items():
+        (tmp_path / name).write_bytes(content)
+        waveform, _ = audio.read(tmp_path / name)
+        assert len(waveform) % 576 == 0  # frames
+        np.testing.assert_allclose(waveform[1105:][: len(expected)], expected, atol=1e-6)  # the delay of LAME
+        assert audio.info(tmp_path / name).note is None
+        piece = audio.read_segment(tmp_path / name, 150_000, 900, 8000, total=len(waveform))
+        np.testing.assert_array_equal(piece, waveform[150_000:150_900])
+
+
+def test_links_between_folders_end_and_a_folder_counts_once(tmp_path):
+    for name in ("dog/a.wav", "cat/b.wav", ".trash/c.wav", "dog/.old/d.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, np.full(400, 0.25), 8000)
+    (tmp_path / "elsewhere").mkdir()
+    soundfile.write(tmp_path / "elsewhere" / "e.wav", np.full(400, 0.25), 8000)
+    (tmp_path / "elsewhere").rename(folder := tmp_path.parent / f"{tmp_path.name}-elsewhere")
+    for link, target in (
+        ("a", "."), ("b", "."), ("dog/up", ".."), ("cat/dog", "../dog"), ("all", folder), ("all2", folder),
+    ):  # fmt: skip
+        os.symlink(target, tmp_path / link)
+    found = scan(tmp_path)
+    assert [record.path for record in found.accepted] == ["all/e.wav", "cat/b.wav", "dog/a.wav"]
+    assert found.endings == {"hidden": 2}
 
 
 NAMES = [

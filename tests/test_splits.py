@@ -49,6 +49,7 @@ def test_names_of_splits(name, split):
     [
         ("train", "val", "test"), ("train", "valid", "eval"), ("Training", "Validation", "Testing"),
         ("data/train", "data/dev", "data/test"), ("a/b/train-clean-100", "a/b/dev-clean", "a/b/test-clean"),
+        ("fan/train", "fan/valid", "pump/test"),  # a split of each class
     ],
 )  # fmt: skip
 def test_folders_of_splits_are_recognised(names):
@@ -78,7 +79,7 @@ def test_a_split_without_a_folder_is_taken_from_train(present, absent):
         ["train/a.wav", "train/b.wav", "loose.wav", "test/c.wav"],  # not all of them
         ["train/a.wav", "car/b.wav", "bird/c.wav"],  # a class of its own
         ["test/a.wav", "val/b.wav"],  # nothing to train on
-        ["dog/train/a.wav", "cat/test/b.wav"],  # not the first level that differs
+        ["dog/train/a.wav", "cat/train/b.wav"],  # nothing to test on
     ],
 )
 def test_other_folders_are_no_splits(paths):

@@ -7,7 +7,7 @@ from pathlib import Path
 import spectrovae
 from spectrovae.commands.options import build_representation, counter, log, naming, plain
 from spectrovae.commands.outputs import check_out, free_path
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, printable
 
 
 def doctor(options) -> tuple[dict, str]:
@@ -62,7 +62,8 @@ def data_scan(options) -> tuple[dict, str]:
         result["manifest"] = options.out
     lines = [f"rejected  {path}: {reason}" for path, reason in result.pop("reasons").items()]
     lines += [f"{name:12} {plain(value)}" for name, value in result.items()]
-    return result | {"reasons": {record.path: record.reason for record in manifest.rejected}}, "\n".join(lines)
+    reasons = {record.path: record.reason for record in manifest.rejected}
+    return result | {"reasons": reasons}, "\n".join(map(printable, lines))
 
 
 def _check_manifest(options) -> None:

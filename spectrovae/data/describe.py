@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from spectrovae.data.splits import SPLITS
+from spectrovae.errors import printable
 
 if TYPE_CHECKING:
     from spectrovae.data.pipeline import Recordings
@@ -23,7 +24,7 @@ def describe(recordings: Recordings) -> str:
     for name in ("label", "speaker"):
         names = {split: [getattr(e, name) for e in recordings.examples(split)] for split in SPLITS}
         lines += _names(name, names) if not recordings.factor_names else []
-    return "\n".join([*filter(None, lines), *recordings.notes])
+    return "\n".join(map(printable, [*filter(None, lines), *recordings.notes]))
 
 
 def _files(manifest: Any, labels: str | None) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectrovae.data.splits import FSDD_PATTERN, split_level, split_named
 from spectrovae.errors import InputError
+from spectrovae.reader import SUFFIXES
 
 if TYPE_CHECKING:
     from spectrovae.data.manifest import Record
@@ -109,9 +110,8 @@ def _label_level(records: Sequence[Record], label_from: int | None) -> tuple[int
     telling, passed = [], False
     for level in range(max(map(len, folders), default=0)):
         found = {parts[level] for parts in folders if len(parts) > level}
-        split = level == at_splits and len({split_named(name) for name in found} - {None}) > 1
         if len(found) > 1:
-            if split or all(map(_DATE.fullmatch, found)):
+            if level == at_splits or all(map(_DATE.fullmatch, found)):
                 passed = True
             else:
                 telling.append(level)
@@ -138,8 +138,10 @@ def _from_table(records: Sequence[Record], path: Path) -> tuple[list[Record], li
         name = row[columns["file"]]
         found = _find(name, places)
         if len(found) > 1:
-            shown = ", ".join(sorted(records[place].path for place in found)[:3])
-            raise InputError(f"{path}, line {line}: {name!r} may be {shown}; give the folder too, as in {shown[:40]!r}")
+            paths = sorted(records[place].path for place in found)
+            raise InputError(
+                f"{path}, line {line}: {name!r} may be {_first(paths)}; write all of its path, as in {paths[0]!r}"
+            )
         if not found:
             unmatched.append(name)
             continue
@@ -184,30 +186,44 @@ def _read_table(
     (_, head), body = table[0], table[1:]
     simple = [re.sub(r"[\s_-]", "", cell.lower()) for cell in head]
     known = {*LABEL_COLUMNS, *SPEAKER_COLUMNS, *SPLIT_COLUMNS}
-    headed = bool(known & set(simple)) or not any(_find(cell, places) for cell in head)
+    names = [cell for cell in head if _find(cell, places)]
+    headed = not any(map(_is_audio, names)) and (not names or bool(known & set(simple)))
     rows = body if headed else table
     if not rows:
         raise InputError(f"{path} has a heading and no lines; expected a file name and a label in each")
     width = range(len(head))
-    # A number or a label may be a file's name by accident: the column that names most recordings is that of the files.
-    hits = [sum(bool(_find(row[column], places)) for _, row in rows) for column in width]
-    file = max(width, key=lambda column: (hits[column], -column))
-    if not hits[file]:
+    heading = head if headed else [f"column {column + 1}" for column in width]
+    # A number or a label may be a file's name by accident: the column that names most recordings, if possible with
+    # their endings, is that of the files. One without a heading is an index.
+    found = [[_find(row[column], places) for _, row in rows] for column in width]
+    hits = [
+        (sum(bool(place) and _is_audio(row[column]) for place, (_, row) in zip(found[column], rows)),
+         sum(map(bool, found[column])), bool(heading[column].strip()))
+        for column in width
+    ]  # fmt: skip
+    free = [column for column in width if not headed or simple[column] not in known]
+    file = max(free, key=hits.__getitem__, default=0)
+    if not hits[file][1]:
         raise InputError(
             f"no name in {path} is that of a recording: it has {rows[0][1][0]!r}, and there is {example!r}"
         )
+    rivals = [column for column in free if hits[column] == hits[file] and found[column] != found[file]]
+    if rivals:
+        raise InputError(
+            f"{path}: {heading[file]!r} and {heading[rivals[0]]!r} name different recordings; name the column of files "
+            "'file', with endings such as .wav, and that of labels 'label'"
+        )
     columns = {"file": file}
     for target, choices in (("label", LABEL_COLUMNS), ("speaker", SPEAKER_COLUMNS), ("split", SPLIT_COLUMNS)):
-        free = [simple.index(name) for name in choices if headed and name in simple and simple.index(name) != file]
-        if free:
-            columns[target] = free[0]
+        own = [simple.index(name) for name in choices if headed and name in simple and simple.index(name) != file]
+        if own:
+            columns[target] = own[0]
     others = [column for column in width if column not in columns.values()]
     if "label" not in columns:
         if len(others) != 1:
             shown = ", ".join(map(repr, head)) if headed else f"{len(head)} columns and no heading"
             raise InputError(f"{path} has {shown}: name the column of labels 'label'")
         columns["label"] = others[0]
-    heading = head if headed else [f"column {column + 1}" for column in width]
     return heading, rows, columns
 
 
@@ -236,6 +252,10 @@ def _cells(path: Path) -> list[tuple[int, list[str]]]:
         if len(row) != wide:
             raise InputError(f"{path}, line {line}: {len(row)} cells, where the first line has {wide}")
     return rows
+
+
+def _is_audio(name: str) -> bool:
+    return os.path.splitext(name.strip())[1].lower() in SUFFIXES
 
 
 def _key(name: str) -> str:

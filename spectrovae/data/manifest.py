@@ -222,7 +222,10 @@ class Manifest:
             if problem := _record_problem(line):
                 raise InputError(f"{path} is damaged, line {number}: {problem}; scan its folder again")
         records = tuple(Record(**line) for line in lines[1:])
-        root = Path(os.path.normpath(path.parent / header["root"]))
+        twice = [name for name, count in Counter(record.path for record in records).items() if count > 1]
+        if twice:
+            raise InputError(f"{path} is damaged: {twice[0]} has more than one line; scan its folder again")
+        root = Path(os.path.normpath(path.resolve().parent / header["root"]))
         manifest = cls(
             root, records, header["pattern"], header["ignored"], header["scanned"], endings, tuple(unreadable)
         )

@@ -15,11 +15,12 @@ from spectrovae import audio
 from spectrovae.data import labels as naming
 from spectrovae.data.manifest import Manifest, Progress, Record
 from spectrovae.data.splits import FSDD_PATTERN
-from spectrovae.errors import OF_THE_PROCESS, InputError
+from spectrovae.errors import OF_THE_PROCESS, InputError, printable
 from spectrovae.files import sha256
 
 SILENCE = 1e-4  # -80 dB under full scale
 LOUD = 4.0  # 12 dB above full scale: more than any mastering leaves, less than 16-bit numbers in a float file
+ABSURD = 1e15  # times full scale: a power spectrum of more overflows in float32
 DC = 0.01  # an offset of 1 % of full scale, where it is also a third of the root mean square
 
 
@@ -31,7 +32,7 @@ def scan(
     label_from: int | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Examine every recording under a folder (endings of ``audio.SUFFIXES``; hidden files are ignored).
+    """Examine every recording under a folder (endings of ``audio.SUFFIXES``; hidden files and folders are ignored).
 
     A file is accepted when it decodes and every sample is a number, also where its header promises more: its
     ``note`` then says how much of it is there. Silent, clipped, loud and offset ones are accepted and flagged.
@@ -45,14 +46,14 @@ def scan(
         InputError: no such folder, a wrong pattern, or no file to accept; the message lists the reasons.
     """
     root, started = Path(folder), time.time()
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
+    if not os.path.isdir(root):
+        problem = "is not a folder" if os.path.exists(root) else "does not exist"
         raise InputError(f"{root} {problem}; expected a folder of recordings")
     pattern = pattern or FSDD_PATTERN
     naming.compiled(pattern)  # a wrong one is refused before anything is read
     paths, endings, unreadable = [], Counter[str](), list[str]()
     for path in _files(root, unreadable):
-        if path.name.startswith("."):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
             endings["hidden"] += 1
         elif path.suffix.lower() in audio.SUFFIXES:
             paths.append(path)
@@ -88,9 +89,10 @@ def manifest_of(
 ) -> Manifest:
     """The manifest of a folder, which is scanned, of a manifest's file, or one that is there; labelled as asked."""
     path = Path() if isinstance(source, Manifest) else Path(source)
-    if path.is_file() and path.suffix.lower() in audio.SUFFIXES:
+    is_file = os.path.isfile(path)  # a name may be too long for Path.is_file
+    if is_file and path.suffix.lower() in audio.SUFFIXES:
         raise InputError(f"{path} is one recording; expected a folder, a manifest or a toy set")
-    if not isinstance(source, Manifest) and not path.is_file():
+    if not isinstance(source, Manifest) and not is_file:
         return scan(path, pattern=pattern, labels=labels, label_from=label_from, progress=progress)
     manifest = source if isinstance(source, Manifest) else Manifest.read(path)
     other = labels is not None or label_from is not None or (pattern or manifest.pattern) != manifest.pattern
@@ -98,17 +100,23 @@ def manifest_of(
 
 
 def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
+    """Every file below a folder: each folder once, by its own path if it has one there, else by that of a link."""
+
     def note(error: OSError) -> None:
         if error.errno in OF_THE_PROCESS:
             raise error
         unreadable.append(Path(error.filename).relative_to(root).as_posix())
 
-    seen = set()
-    for folder, _, names in os.walk(root, followlinks=True, onerror=note):
-        if (real := os.path.realpath(folder)) in seen:  # a link back up
-            continue
-        seen.add(real)
-        yield from (Path(folder) / name for name in names)
+    seen, waiting = set(), [str(root)]
+    for start in waiting:  # grows by the links found
+        for folder, folders, names in os.walk(start, onerror=note):
+            if (real := os.path.realpath(folder)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            waiting += filter(os.path.islink, (os.path.join(folder, name) for name in folders))
+            yield from (Path(folder) / name for name in names)
 
 
 def _examine(path: Path, root: Path) -> Record:
@@ -128,10 +136,13 @@ def _examine(path: Path, root: Path) -> Record:
             raise
         return Record(**{"bytes": 0, **known}, accepted=False, reason=f"cannot be read: {error.strerror or error}")
     except InputError as error:
-        reason = str(error).removeprefix(f"{path} ")
+        reason = str(error).removeprefix(printable(f"{path} "))
         return Record(**{"bytes": _size(path), **known}, accepted=False, reason=reason)
     if known["nan"]:
         return Record(**known, accepted=False, reason="holds NaN or infinite samples")
+    if known["peak"] > ABSURD:
+        reason = f"its peak is {known['peak']:.3g} times full scale, which is no sound; repair it or leave it out"
+        return Record(**known, accepted=False, reason=reason)
     notes = [header.note] if header.note else []
     if known["loud"]:
         notes.append(f"its peak is {known['peak']:.3g} times full scale; divide by the range of its numbers")

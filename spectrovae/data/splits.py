@@ -61,8 +61,8 @@ def divide(
             - "hash": 80, 10 and 10 % by the hash of a file's content (copies stay together);
             - "speaker": the same by the hash of the speaker's name;
             - "fsdd": the official test set of FSDD, index 0-4, with 5-9 for validation;
-            - "folder": by folders named train, val (valid, validation, dev) and test (eval), the first level at which
-              folders differ; a validation or test split that has no folder is taken from train by "hash";
+            - "folder": by folders named train, val (valid, validation, dev) and test (eval), at the first level that
+              has several of them; a validation or test split that has no folder is taken from train by "hash";
             - "time": each recording that is long enough is cut into a stretch for training (80 %), one for validation
               and one for test, with gaps of one example between them; shorter ones train;
             - "table": the splits named by a table of labels (``Recordings.open(labels=...)``);
@@ -161,10 +161,11 @@ def split_named(text: str) -> str | None:
 
 
 def split_level(paths: Iterable[str]) -> int | None:
-    """The folder level, counted from 0 at the top, that may name splits: the first at which folders differ."""
-    folders = [Path(path).parts[:-1] for path in paths]
+    """The first folder level, counted from 0 at the top, at which folders name more than one split."""
+    folders = {Path(path).parts[:-1] for path in paths}
     levels = range(max(map(len, folders), default=0))
-    return next((n for n in levels if len({parts[n] for parts in folders if len(parts) > n}) > 1), None)
+    named = [{split_named(parts[level]) for parts in folders if len(parts) > level} - {None} for level in levels]
+    return next((level for level in levels if len(named[level]) > 1), None)
 
 
 def _folder_splits(records: Sequence[Record]) -> dict[str, str]:
@@ -173,9 +174,8 @@ def _folder_splits(records: Sequence[Record]) -> dict[str, str]:
     if level is None:
         return {}
     folders = {record.path: Path(record.path).parts[:-1][level:] for record in records}
-    named = {path: split_named(parts[0]) for path, parts in folders.items() if parts}
-    known = {path: split for path, split in named.items() if split}
-    return known if "train" in known.values() and len(set(known.values())) > 1 else {}
+    known = {path: split for path, parts in folders.items() if parts and (split := split_named(parts[0]))}
+    return known if "train" in known.values() else {}
 
 
 def _recognised(records: Sequence[Record], by_folder: dict[str, str], lengths: dict[str, int], example: int) -> str:
