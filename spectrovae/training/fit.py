@@ -259,9 +259,11 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool, reuse: boo
     changed = names - opened
     if changed:
         changed |= opened if any(name.startswith("data.") for name in changed) else set()
+        held = dict(flat)
+        shown = ", ".join(f"{name} {held.get(name, 'not set')[:24]}" for name in sorted(changed))
         raise InputError(
-            f"{out} holds a run with other settings ({', '.join(sorted(changed))}); give the same ones to continue it, "
-            "choose another folder, or --force to start over"
+            f"{out} holds a run with other settings ({shown}); give the same ones to continue it, choose another "
+            "folder, or --force to start over"
         )
     run = Run(out, config)
     progress = run.progress()
