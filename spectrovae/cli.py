@@ -259,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
         """The value of an option of fit that is given as text."""
         alone = Parser(prog=f"spectrovae study --vary {name}", add_help=False, allow_abbrev=False)
         fit_options(alone)
+        if any(action.dest == name and action.nargs == 0 for action in alone._actions):
+            raise InputError(f"--vary takes options with values, received the switch {name!r}; run two studies")
         return getattr(alone.parse_args([f"--{name.replace('_', '-')}={text}"]), name)
 
     command("doctor", commands.doctor)
@@ -296,14 +298,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit_options(sub)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with a finished run, with more --epochs, or one that stopped improving",
-    )
-    sub.add_argument(
-        "--force", action="store_true", help="start over where a bundle is, which stays until the first epoch is over"
-    )
+    again = sub.add_mutually_exclusive_group()
+    text = "go on with a finished run, with more --epochs, or one that stopped improving"
+    again.add_argument("--resume", action="store_true", help=text)
+    text = "start over where a bundle is, which stays until the first epoch is over"
+    again.add_argument("--force", action="store_true", help=text)
 
     sub = command("study", commands.study)
     sub.add_argument("families", nargs="+", metavar="FAMILY", help=FAMILIES)

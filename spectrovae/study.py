@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from spectrovae import __version__, plots
+from spectrovae import __version__, files, plots
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError
@@ -112,10 +112,18 @@ def study(
             and seed.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "fits").is_dir())):
+    found = {path.name for path in out.iterdir()} - {files.LOCK} if out.is_dir() else set()
+    foreign = "fits" not in found or (RESULT not in found and "report.html" in found)
+    if (out.exists() and not out.is_dir()) or (found and foreign):
         raise InputError(f"{out} exists and is not a study; choose another folder")
     if len({(trial.name, trial.seed) for trial in trials}) < len(trials):
         raise InputError("two trials of the study have the same name and seed")
+    with files.locked(out, "spectrovae study"):
+        return _run(trials, recordings, out, split, log)
+
+
+def _run(trials: Sequence[Trial], recordings: Recordings, out: Path, split: str, log: systems.Log) -> dict[str, Any]:
+    """:func:`study` in its folder."""
     result: dict[str, Any] = {
         "kind": "study",
         "spectrovae": __version__,

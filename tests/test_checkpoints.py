@@ -1,5 +1,6 @@
 """Runs that are stopped within an epoch: the continuation is the uninterrupted run, step by step."""
 
+import json
 import signal
 
 import numpy as np
@@ -64,7 +65,9 @@ def check_interrupted(family, epoch, sounds, full, tmp_path, monkeypatch, capsys
             fit(sounds, family, out)
     progress = Run(out, {}).progress()
     assert (progress["epoch"], progress["step"]) == (epoch, 3)  # the signal comes after step 2, and ends step 3
-    assert f"stopped after step 3 of epoch {epoch + 1}: a usable model" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"stopped after step 3 of epoch {epoch + 1}: a usable model" in said
+    assert "the same command without --force continues" in said
     Codec.load(out, verify=True)
     codec = fit(sounds, family, out)
     same((out, codec), full(family))
@@ -113,6 +116,11 @@ def test_interrupted_in_validation_the_epoch_is_completed(sounds, full, tmp_path
 )
 def test_minutes(text, expected):
     assert minutes(text) == expected
+
+
+def test_numbers_of_numpy_are_kept_as_json():
+    options = training.FitOptions(epochs=np.int64(2), learning_rate=np.float32(0.5))
+    assert json.loads(json.dumps(options.kept()))["learning_rate"] == 0.5
 
 
 @pytest.mark.parametrize("text", ["-1", "m", "ten", "1d", "nan", True, None, "", "1e3", "١m", "9" * 400])

@@ -292,19 +292,19 @@ def test_toy_sounds_are_told_apart_by_what_they_are(codec):
         assert seen(toy, opened(other), "train") == (0, 0)
 
 
-def test_a_pattern_and_a_table_are_remembered(codec, tmp_path):
-    folder = speak(tmp_path / "x", "{name}-{digit}-{take}")
+@pytest.mark.parametrize("table", ["t.csv", "../t.csv"])
+def test_a_pattern_and_a_table_are_remembered(table, codec, tmp_path):
+    folder = speak(tmp_path / "x" / "sounds", "{name}-{digit}-{take}")
     pattern = r"(?P<speaker>[a-z]+)-(?P<label>\d)-(?P<index>\d+)"
     rows = "".join(f"{path.name},w{path.stem.split('-')[1]}\n" for path in folder.iterdir())
-    (folder / "t.csv").write_text("name,word\n" + rows)
-    own = Recordings.open(folder, samples=800, pattern=pattern, labels=folder / "t.csv", split="speaker")
+    (folder / table).write_text("name,word\n" + rows)
+    own = Recordings.open(folder, samples=800, pattern=pattern, labels=folder / table, split="speaker")
     model = codec.replace(data=own.provenance())
-    shutil.copytree(folder, tmp_path / "y")
-    shutil.rmtree(folder)
-    moved = recordings_for([model], tmp_path / "y")
+    shutil.move(tmp_path / "x", tmp_path / "y")
+    moved = recordings_for([model], tmp_path / "y" / "sounds")
     assert moved.examples("train") == own.examples("train")
     assert {example.label for example in moved.examples("train")} == {"w0", "w1", "w2"}
-    assert moved.get_config()["labels"] == str(tmp_path / "y" / "t.csv")
+    assert moved.get_config()["labels"] == str((tmp_path / "y" / "sounds" / table).resolve())
 
 
 def test_a_fit_says_what_it_trains_on_before_anything_else(bundle, codec, data):

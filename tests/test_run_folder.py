@@ -5,6 +5,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,13 +19,14 @@ from interrupts import history, killed, signalled, stopping
 from mutations import damage_run
 from tones import write_tones
 
-from spectrovae import training
+from spectrovae import models, training
 from spectrovae.bundle import read_description
 from spectrovae.cli import main
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
 from spectrovae.errors import InputError, StorageError
-from spectrovae.training import callbacks, state
+from spectrovae.models.base import count_weights
+from spectrovae.training import callbacks, examine, state
 from spectrovae.training.callbacks import Interruption, KeepRun
 from spectrovae.training.loop import Training
 from spectrovae.training.run import Run
@@ -77,6 +79,14 @@ with files.locked(sys.argv[1], "spectrovae fit"):
         yield process.pid
     finally:
         process.communicate("\n")
+
+
+def write_tones_and_table(folder):
+    """Recordings in ``audio/deep``, and beside ``audio`` a table that labels them low or high."""
+    (folder / "audio").mkdir(parents=True)
+    names = sorted(path.name for path in tones_in(folder / "audio" / "deep").glob("*.wav"))
+    lines = [f"{name},{'low' if name[0] == '0' else 'high'}" for name in names]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *lines]))
 
 
 def tones_in(folder):
@@ -182,6 +192,26 @@ def test_a_config_repeats_its_warm_up_and_takes_changes(recordings, representati
         training.repeat(config, tmp_path / "b", data="toy:harmonic?size=70")
 
 
+def test_a_config_whose_data_and_table_moved_is_repeated(representation, tmp_path, monkeypatch, capsys):
+    write_tones_and_table(tmp_path / "before")
+    settings = {"sample_rate": 8000, "samples": 1984, "split": "hash"}
+    data = Recordings.open(tmp_path / "before" / "audio", labels=tmp_path / "before" / "labels.csv", **settings)
+    trainer = types.SimpleNamespace(get_config=dict, dtype_policy=types.SimpleNamespace(name="float32"))
+    config = fitting.run_config(trainer, representation, data, options()) | {"family": "autoencoder"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model": {"preset": "tiny"}}))
+    os.rename(tmp_path / "before", tmp_path / "after")
+    capsys.readouterr()
+    repeated(tmp_path / "config.json", tmp_path / "out", monkeypatch, data=str(tmp_path / "after" / "audio"))
+    assert capsys.readouterr().err.count("recordings") == data.describe().count("recordings")  # they are said once
+    table = tmp_path / "after" / "labels.csv"
+    table.write_text(table.read_text().replace("low", "deep"))
+    with pytest.raises(InputError, match="labels or speakers of .*audio are not those of the run"):
+        training.repeat(tmp_path / "config.json", tmp_path / "out", data=str(tmp_path / "after" / "audio"))
+    (tmp_path / "config.json").write_text(json.dumps({"options": {}}))
+    with pytest.raises(InputError, match="cannot repeat .*: 'precision' is missing or unknown"):
+        training.repeat(tmp_path / "config.json", tmp_path / "out")
+
+
 # Force
 
 
@@ -223,14 +253,30 @@ def test_a_run_that_cannot_be_a_folder_is_one_line(recordings, representation, t
         out.mkdir()
         (out / "codec.json").write_text("{}")
         make(out / "run")
-        with pytest.raises(InputError, match="cannot write|already holds a model"):
+        with pytest.raises(InputError, match="already holds a model"):
             fit(recordings, representation, out, {"epochs": 1})
+
+
+def test_forced_a_run_that_cannot_be_written_is_refused_before_it_is_trained(
+    recordings, representation, model, monkeypatch
+):
+    shutil.rmtree(model / "run")
+    (model / "run").write_text("a file")
+    before = contents(model)
+    monkeypatch.setattr(keras.Model, "fit", lambda *args, **kwargs: pytest.fail("it was trained"))
+    with pytest.raises(InputError, match="cannot write .*run: Not a directory"):
+        fit(recordings, representation, model, force=True)
+    assert contents(model) == before
 
 
 # Continued
 
 
 def test_a_run_that_patience_stopped_goes_on(recordings, representation, model, capsys):
+    """And a prior stays where no epoch is better, with what is known of its data."""
+    training.fit_prior(model, recordings, "mixture", preset="tiny", conditions=[])
+    codec = Codec.load(model)
+    codec.replace(data=codec.data | {"prior": {"fingerprint": "other"}}).save(model)
     file = model / "run" / "state.npz"
     with np.load(file) as kept:
         arrays = dict(kept)
@@ -238,7 +284,11 @@ def test_a_run_that_patience_stopped_goes_on(recordings, representation, model, 
     np.savez(file, **(arrays | {"progress": np.array(json.dumps(progress))}))
     codec = fit(recordings, representation, model, {"epochs": 4, "patience": 2}, resume=True)
     assert codec.info["epochs"] == 4  # two more before patience is over again
-    assert "half cosine of the learning rate" in capsys.readouterr().err
+    assert codec.learned["kind"] == "mixture"
+    assert Codec.load(model).data["prior"] == {"fingerprint": "other"}
+    said = capsys.readouterr().err
+    assert "half cosine of the learning rate" in said
+    assert "the learned prior is dropped where an epoch is better" in said
 
 
 def test_data_that_moved_are_known_by_their_fingerprint(tmp_path, representation):
@@ -257,6 +307,70 @@ def test_data_that_moved_are_known_by_their_fingerprint(tmp_path, representation
     moved["data"]["fingerprint"] = "0"
     with pytest.raises(InputError, match="other settings .data.fingerprint"):
         fitting._check_out(tmp_path / "out", moved, resume=False, force=False, reuse=False)
+
+
+def test_a_run_goes_on_with_the_labels_and_speakers_it_began_with(tmp_path, representation):
+    write_tones_and_table(tmp_path / "x")
+    trainer = types.SimpleNamespace(get_config=dict, dtype_policy=types.SimpleNamespace(name="float32"))
+    (tmp_path / "out" / "run").mkdir(parents=True)
+
+    def goes_on(**naming):
+        data = Recordings.open(tmp_path / "x" / "audio", sample_rate=8000, samples=1984, split="hash", **naming)
+        config = fitting.run_config(trainer, representation, data, options())
+        file = tmp_path / "out" / "run" / "config.json"
+        if not file.exists():
+            file.write_text(json.dumps(config))
+        return fitting._check_out(tmp_path / "out", config, resume=False, force=False, reuse=True)
+
+    goes_on()
+    goes_on(pattern=r"(?P<label>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)")  # the same names by another pattern
+    for changed, named in (
+        ({"pattern": r"(?P<speaker>\d)_(?P<label>[a-z]+)_.*"}, "data.labels_and_speakers .*, data.open.pattern"),
+        ({"label_from": -1}, "data.labels_and_speakers .*, data.open.label_from not set"),
+        ({"labels": tmp_path / "x" / "labels.csv"}, "data.labels_and_speakers .*, data.open.labels not set"),
+    ):
+        with pytest.raises(InputError, match=named):
+            goes_on(**changed)
+    os.remove(tmp_path / "out" / "run" / "config.json")
+    table = tmp_path / "x" / "labels.csv"
+    goes_on(labels=table)
+    table.write_text(table.read_text().replace("low", "deep"))
+    with pytest.raises(InputError, match="other settings .data.labels_and_speakers."):
+        goes_on(labels=table)
+
+
+def test_the_precision_counts_and_not_how_it_was_chosen(finished):
+    config = json.loads((finished / "run" / "config.json").read_text())
+    config["options"]["precision"] = "auto"
+    assert fitting._check_out(finished, config, resume=False, force=False, reuse=True)
+    config["precision"] = "mixed_bfloat16"
+    with pytest.raises(InputError, match='other settings .precision "float32".; give'):
+        fitting._check_out(finished, config, resume=False, force=False, reuse=True)
+
+
+def test_what_cannot_be_gone_on_with_is_refused_and_stays(recordings, representation, model):
+    file = model / "run" / "state.npz"
+    before = contents(model)
+    with pytest.raises(InputError, match="has come to epoch 2 already; give --epochs 2 or more"):
+        fit(recordings, representation, model, {"epochs": 1}, resume=True)
+    assert contents(model) == before
+    os.rename(file, model.parent / "state.npz")
+    for more in ({}, {"resume": True}, {"reuse": True}):
+        with pytest.raises(InputError, match="state.npz is missing"):
+            fit(recordings, representation, model, **more)
+    os.rename(model.parent / "state.npz", file)
+    assert contents(model) == before
+    os.remove(model / "codec.json")
+    with pytest.raises(InputError, match="lacks the model of epoch"):
+        fit(recordings, representation, model, {"epochs": 4}, resume=True)
+
+
+def test_the_headline_counts_a_shared_layer_once():
+    trainer = models.FAMILIES["hierarchical-vae"]((64, 32, 1), preset="tiny")
+    once = f"{count_weights(trainer.encoder, trainer.decoder) / 1e6:.2f} M parameters"
+    assert once != f"{(trainer.encoder.count_params() + trainer.decoder.count_params()) / 1e6:.2f} M parameters"
+    data = types.SimpleNamespace(examples=lambda split: [], sample_rate=8000, samples=1984)
+    assert once in fitting._headline(trainer, data, options(), "float32")
 
 
 def epochs_of(tmp_path, losses, monkeypatch, patience=0):
@@ -383,6 +497,17 @@ def test_progress_that_cannot_be_is_damaged(changes, opened, finished, tmp_path)
         opened(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"model": []}, {"model": {"beta": "much"}}, {"model": {"sigma": [1]}}, {"options": 0}]
+)
+def test_a_configuration_of_other_types_is_named_by_diagnose(changes, finished, recordings, tmp_path):
+    config = json.loads((finished / "run" / "config.json").read_text())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match="run is damaged .*restore it from a copy"):
+        examine.examine_bundle(tmp_path, recordings, None, "validation")
+
+
 def test_a_damaged_state_changes_no_variable(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd")
@@ -426,6 +551,42 @@ def test_a_prior_worse_than_the_normal_is_not_the_default(recordings, representa
     assert codec.learned_prior is not None
     assert "rejected_prior" not in read_description(bundle)["info"]
     assert "it was asked for, so it is kept" in prior.result_text(codec)
+
+
+def test_priors_and_judges_go_on_with_the_labels_they_began_with(model, tmp_path, monkeypatch):
+    """The labels of all recordings are exchanged: same files, same classes."""
+    prior, judge = (importlib.import_module(f"spectrovae.training.{name}") for name in ("prior", "judge"))
+    seen = []
+
+    def stopped(*args):
+        seen.append(args[-1].settings)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(prior, "_fitted", stopped)
+    monkeypatch.setattr(judge, "_trained", stopped)
+    write_tones_and_table(tmp_path / "x")
+    table = tmp_path / "x" / "labels.csv"
+    for _ in range(2):
+        data = Recordings.open(tmp_path / "x" / "audio", sample_rate=8000, samples=1984, labels=table)
+        with pytest.raises(InputError, match="far enough"):
+            training.fit_prior(model, data)
+        with pytest.raises(InputError, match="far enough"):
+            training.fit_judge("label", data, tmp_path / "judge")
+        table.write_text(re.sub("low|high", lambda found: {"low": "high", "high": "low"}[found[0]], table.read_text()))
+    for before, after in zip(seen[:2], seen[2:], strict=True):
+        assert [name for name in before if before[name] != after[name]] == ["names"]
+
+
+def test_no_prior_is_saved_with_a_model_that_was_replaced_meanwhile(model, recordings, monkeypatch):
+    prior = importlib.import_module("spectrovae.training.prior")
+
+    def replaced(*args, **kwargs):
+        Codec.load(model).replace(info={"epoch": 9}).save(model)
+
+    monkeypatch.setattr(prior, "data_of", replaced)
+    with pytest.raises(InputError, match="was replaced meanwhile; run the same command again"):
+        training.fit_prior(model, recordings)
+    assert read_description(model)["info"] == {"epoch": 9}
 
 
 # Progress

@@ -6,7 +6,9 @@ import os
 
 import numpy as np
 import pytest
+from test_run_folder import held
 
+from spectrovae import files
 from spectrovae.cli import main
 from spectrovae.codec import Codec
 from spectrovae.representations import LogSTFT
@@ -113,6 +115,18 @@ def test_options_that_are_lists_vary(family, vary, values, tmp_path, monkeypatch
     assert [list(value) if isinstance(value, tuple) else value for value in found] == values
 
 
+def test_examples_are_as_long_as_every_value_needs(tmp_path, monkeypatch):
+    import spectrovae.study
+    from spectrovae.models import FAMILIES
+
+    seen = []
+    monkeypatch.setattr(spectrovae.study, "study", lambda trials, recordings, *_, **__: seen.append(recordings) or {})
+    monkeypatch.setattr(spectrovae.study, "format_study", lambda _: "")
+    command = ["study", "rave", *QUICK, "--duration", "0.27", "--vary", "bands=4,16", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert seen[0].samples % (16 * FAMILIES["rave"].frames_multiple("tiny")) == 0
+
+
 @pytest.mark.parametrize(("changed", "named"), [
     (("--epochs", "2"), "options.epochs"), (("--beta", "3"), "model.beta"), (("--n-fft", "256"), "representation"),
     (("--data", "toy:harmonic?size=50"), "data"),
@@ -172,6 +186,10 @@ def test_one_option_varies(tmp_path, capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (("vae", "unet", "--vary", "beta=1,2"), "--vary takes NAME=A,B,... and one family"),
     (("vae", "--vary", "beta"), "--vary takes NAME=A,B"),
+    (("vae", "--vary", "beta=,"), "--vary takes NAME=A,B"),
+    (("vq-vae", "--vary", "levels=;"), "--vary takes NAME=A,B"),
+    (("vae", "--vary", ""), "--vary takes NAME=A,B"),
+    (("vq-vae", "--vary", "normalise=true,false"), "options with values, received the switch 'normalise'"),
     (("vae", "--vary", "split=hash,speaker"), "--vary takes one of .*beta.*, received 'split'"),
     (("unet", "--vary", "beta=1,2"), "--beta is no option of unet"),
     (("vae", "vae"), "two trials of the study have the same name and seed"),
@@ -190,6 +208,21 @@ def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     assert main(["study", "vae", *QUICK, "--out", str(tmp_path)]) == 2
     assert "is not a study" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "fits").mkdir()  # of a telescope
+    (tmp_path / "report.html").write_text("mine")
+    assert main(["study", "vae", *QUICK, "--out", str(tmp_path)]) == 2
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_a_second_study_in_the_folder_is_told_who_holds_it(tmp_path, capsys):
+    out = tmp_path / "study"
+    out.mkdir()
+    with held(out) as pid:
+        assert main(["study", "vae", *QUICK, "--out", str(out)]) == 2
+    assert f"is being written by spectrovae fit, process {pid}" in capsys.readouterr().err
+    (out / files.LOCK).write_text("left by a study that was killed before its first fit")
+    run(capsys, "autoencoder", *QUICK, "--out", out)
+    assert (out / "study.json").is_file()
 
 
 def test_families_of_samples_stand_beside_those_of_spectrograms(tmp_path, capsys):

@@ -45,7 +45,7 @@ def fit(options) -> tuple[dict, str]:
                     raise InputError(
                         f"fit needs {'FAMILY' if name == 'family' else '--data'}, or --config FILE of a run to repeat"
                     )
-            recordings = open_recordings(options, [options.family])
+            recordings = open_recordings(options, [options])
             log(recordings.describe())
             codec = training.fit(
                 options.family,
@@ -107,7 +107,9 @@ def study(options) -> tuple[dict, str]:
             raise InputError(f"family must be one of {', '.join(models.FAMILIES)}, received {family!r}")
     name, _, values = (options.vary or "").partition("=")
     name = name.replace("-", "_")
-    if options.vary and (len(options.families) > 1 or not values):
+    separator = "," if ";" not in values and name not in LISTS else ";"
+    varied = [text.strip() for text in values.split(separator) if text.strip()]
+    if options.vary is not None and (len(options.families) > 1 or not varied):
         raise InputError(
             "--vary takes NAME=A,B,... and one family (lists, as levels has them, with semicolons: levels=8,6,5;4,4), "
             f"received {options.vary!r}, {options.families}"
@@ -118,27 +120,28 @@ def study(options) -> tuple[dict, str]:
     }  # fmt: skip
     if options.vary and name not in known:
         raise InputError(f"--vary takes one of {', '.join(sorted(known))}, received {name!r}")
-    separator = "," if ";" not in values and name not in LISTS else ";"
-    varied = [text.strip() for text in values.split(separator) if text.strip()] or [""]
-    recordings = open_recordings(options, options.families)
-    log(recordings.describe())
-    trials = []
+    fits = []
     for family in options.families:
-        for text in varied:
+        for text in varied or [""]:
             own = copy.copy(options)
             own.family = family
             if text:
                 setattr(own, name, options.option(name, text))
-            model, representation = chosen_model_options(own), representation_for(own, recordings)
-            for seed in options.seeds:
-                own.seed = seed
-                trials.append(study.Trial(
-                    f"{family} {name}={text}" if text else family, family, seed,
-                    functools.partial(
-                        training.fit, family, recordings, representation, options=chosen_fit_options(own), reuse=True,
-                        **model,
-                    ),
-                ))  # fmt: skip
+            fits.append((f"{family} {name}={text}" if text else family, own))
+    recordings = open_recordings(options, [own for _, own in fits])
+    log(recordings.describe())
+    trials = []
+    for title, own in fits:
+        model, representation = chosen_model_options(own), representation_for(own, recordings)
+        for seed in options.seeds:
+            own.seed = seed
+            trials.append(study.Trial(
+                title, own.family, seed,
+                functools.partial(
+                    training.fit, own.family, recordings, representation, options=chosen_fit_options(own), reuse=True,
+                    **model,
+                ),
+            ))  # fmt: skip
     result = study.study(trials, recordings, options.out, split=options.measure, log=log)
     page = Path(options.out) / "report.html"
     return result | {"report": str(page)}, f"{study.format_study(result)}\n\n{page}"

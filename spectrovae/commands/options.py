@@ -25,9 +25,9 @@ MODEL_OPTIONS = (
 )  # fmt: skip
 
 
-def open_recordings(options, families):
-    """The recordings that the options name, in examples of as many samples as every one of the families can take."""
-    import copy
+def open_recordings(options, fits):
+    """The recordings that the options name, in examples of as many samples as each of some fits, by its options, can
+    take."""
     import math
 
     from spectrovae import models
@@ -41,11 +41,9 @@ def open_recordings(options, families):
 
     recordings = opened(duration=options.duration)
     multiple = 1
-    for name in families:
-        frames = models.FAMILIES[name].frames_multiple(options.preset)
+    for own in fits:
+        frames = models.FAMILIES[own.family].frames_multiple(own.preset)
         if frames > 1:
-            own = copy.copy(options)
-            own.family = name
             multiple = math.lcm(multiple, frames * build_representation(own, recordings.sample_rate).hop_length)
     missing = -recordings.samples % multiple
     return opened(samples=recordings.samples + missing) if missing else recordings

@@ -52,7 +52,7 @@ def recordings_for(
     else:
         chosen = {name: own[name] for name in CUTTING if name in own} | given
         if "labels" in chosen and "labels" not in given:
-            chosen["labels"] = _moved(chosen["labels"], own["source"], source)
+            chosen["labels"] = moved(own, source)["labels"]
     try:
         recordings = Recordings.open(
             source, sample_rate=first.sample_rate, samples=_samples(first, own), cache_bytes=cache_bytes,
@@ -87,9 +87,11 @@ def _own_source(codec: Any, own: dict[str, Any]) -> str:
     return str(source)
 
 
-def _moved(labels: str, before: str, now: str | os.PathLike) -> str:
-    """A table of labels inside the folder of the recordings moves with it."""
-    if Path(labels).is_relative_to(before):
-        moved = Path(now) / Path(labels).relative_to(before)
-        return str(moved) if moved.exists() else labels
-    return labels
+def moved(config: dict[str, Any], source: str | os.PathLike) -> dict[str, Any]:
+    """The arguments of ``Recordings.open`` for data that are elsewhere now: a table of labels at the same place in the
+    folder of the recordings, or beside it, moved with it."""
+    labels = config.get("labels")
+    if labels is not None:
+        beside = os.path.normpath(os.path.join(source, os.path.relpath(labels, config["source"])))
+        labels = {"labels": beside if os.path.exists(beside) else labels}
+    return config | {"source": str(source)} | (labels or {})

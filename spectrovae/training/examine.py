@@ -26,6 +26,8 @@ from spectrovae.training.live import silence
 from spectrovae.training.verdict import Finding, channel_scale, collapse_law, judge, ranges
 
 BATCH_SIZE = 64
+NUMBERS = ("alpha", "beta", "sigma", "adversarial_weight", "feature_weight", "discriminator_rate")
+"""Options of a trainer that verdicts look at."""
 SPECTRUM_CLIPS = 1024
 """Training clips whose PCA spectrum is taken, and so many directions at most."""
 
@@ -104,12 +106,14 @@ def examine_bundle(path: Path, recordings: Recordings, codec: Codec, split: str)
     try:
         config = json.loads((path / "run" / "config.json").read_text(encoding="utf-8"))
         model, corrupt = config["model"], config["options"].get("corrupt")
+        for name in NUMBERS:
+            float(model.get(name) or 0.0)
         with open(path / "run" / "history.csv", newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         history = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / 'run'} is damaged ({error!r}); restore it from a copy, or move it away") from error
     data = data_of(recordings, split, [codec])
     stalled = codec.info.get("stalled") is True

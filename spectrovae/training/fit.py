@@ -12,15 +12,21 @@ import keras
 
 import spectrovae
 from spectrovae import files, models, representations
+from spectrovae.bundle import read_description
 from spectrovae.codec import Codec
 from spectrovae.data import Recordings
+from spectrovae.data.reopen import moved
 from spectrovae.errors import InputError, within_graphs
-from spectrovae.models.base import Trainer
+from spectrovae.models.base import Trainer, count_weights
+from spectrovae.training import state
 from spectrovae.training.callbacks import log
 from spectrovae.training.loop import Training, holds_model
 from spectrovae.training.options import FitOptions
 from spectrovae.training.precision import precision
 from spectrovae.training.run import Run
+
+LABELS = "labels_and_speakers"
+"""Entry of ``data`` in a run's configuration: a hash of each example's label and speaker."""
 
 
 def fit(
@@ -100,12 +106,16 @@ def train(
         training = Training(trainer, representation, recordings, out, options, run)
         if run.begun:
             training.load_state()
+            if run.best_epoch and not holds_model(out):
+                raise InputError(f"{out} lacks the model of epoch {run.best_epoch}; restore it, or --force starts over")
             if run.finished and not (resume and options.epochs > run.epoch):
                 return Codec.load(out)
             if resume and (run.finished or training.stalled):
                 run.waited = 0
             run.finished = False
             log(f"continuing {out} after epoch {run.epoch}" + (f", step {run.step}" if run.step else ""))
+            if holds_model(out) and "learned_prior" in read_description(out):
+                log("the learned prior is dropped where an epoch is better; spectrovae fit-prior learns another")
             if before["options"].get("epochs") != options.epochs:
                 rate = float(trainer.optimizer.learning_rate)
                 log(f"the half cosine of the learning rate now spans {options.epochs} epochs: it goes on at {rate:.2g}")
@@ -141,11 +151,13 @@ def repeat(
             if kept["precision"] == "auto":
                 kept["precision"] = config["precision"]  # of this very run, on another machine too
             options = FitOptions(**(kept | changes))
-            opened = config["data"]["open"] | ({"source": data} if data else {})
+            opened = moved(config["data"]["open"], data) if data else config["data"]["open"]
             recordings = Recordings.open(**opened)
-            log(recordings.describe())
             if recordings.fingerprint != config["data"]["fingerprint"]:
                 raise InputError(f"the recordings at {opened['source']} are not those of the run")
+            if recordings.names != config["data"].get(LABELS, recordings.names):
+                raise InputError(f"the labels or speakers of {opened['source']} are not those of the run")
+            log(recordings.describe())
             representation = representations.REPRESENTATIONS[config["representation"]["name"]](
                 **config["representation"]["options"]
             )
@@ -153,7 +165,8 @@ def repeat(
             model_options = {name: value for name, value in config["model"].items() if name not in derived}
             trainer = _build(config["family"], recordings, representation, options, None, model_options)
         except Exception as error:  # what another hand has written may be wrong in any way
-            reason = (str(error) or repr(error)).splitlines()[0]
+            unknown = " is missing or unknown" if isinstance(error, KeyError) else ""
+            reason = (str(error) or repr(error)).splitlines()[0] + unknown
             raise InputError(f"cannot repeat the run described in {path}: {reason}") from error
         return train(trainer, representation, recordings, out, options, resume=resume, force=force)
 
@@ -171,7 +184,11 @@ def run_config(trainer, representation, recordings, options: FitOptions) -> dict
             "name": names.get(type(representation), type(representation).__name__),
             "options": {key: value for key, value in representation.get_config().items() if key not in bare},
         },
-        "data": {"open": recordings.get_config(), "fingerprint": recordings.fingerprint},
+        "data": {
+            "open": recordings.get_config(),
+            "fingerprint": recordings.fingerprint,
+            LABELS: recordings.names,
+        },
         "options": options.kept(),
         "precision": trainer.dtype_policy.name,
     }
@@ -232,20 +249,36 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool, reuse: boo
     if not described.is_file():
         raise InputError(f"{out} already holds a model; choose another folder or --force to start over")
     before = _read_config(described)
-    # The data may have moved: their fingerprint tells whether they are the same, the pattern and the level of folders
-    # whether labels and speakers are.
-    ignored = {"spectrovae"} | ({"options.epochs", "options.patience"} if resume else set())
-    names = {name for name, _ in _flat(before) ^ _flat(config)}
-    naming = ("data.open.pattern", "data.open.label_from")
-    changed = sorted(n for n in names if n not in ignored and (n in naming or not n.startswith("data.open")))
+    flat = _flat(before)
+    # The precision counts, and not whether it was chosen by name; older runs do not have the names of their labels.
+    ignored = {"spectrovae", "options.precision"} | ({f"data.{LABELS}"} - {name for name, _ in flat})
+    ignored |= {"options.epochs", "options.patience"} if resume else set()
+    names = {name for name, _ in flat ^ _flat(config)} - ignored
+    # The data may have moved: what they are decides, and how they were opened explains a difference.
+    opened = {name for name in names if name.startswith("data.open")}
+    changed = names - opened
     if changed:
+        changed |= opened if any(name.startswith("data.") for name in changed) else set()
+        held = dict(flat)
+        shown = ", ".join(f"{name} {held.get(name, 'not set')[:24]}" for name in sorted(changed))
         raise InputError(
-            f"{out} holds a run with other settings ({', '.join(changed)}); give the same ones to continue it, choose "
-            "another folder, or --force to start over"
+            f"{out} holds a run with other settings ({shown}); give the same ones to continue it, choose another "
+            "folder, or --force to start over"
         )
-    if not (resume or reuse) and Run(out, config).progress().get("finished", False):
+    run = Run(out, config)
+    progress = run.progress()
+    if progress.get("finished", False) and not (resume or reuse):
         raise InputError(
             f"{out} is finished; --force starts over, --resume with more --epochs goes on, or choose another folder"
+        )
+    begun = progress["epoch"] + (progress["step"] > 0) if progress else 0
+    if config["options"]["epochs"] < begun:
+        raise InputError(f"{out} has come to epoch {begun} already; give --epochs {begun} or more")
+    info = read_description(out)["info"] if not progress and holds_model(out) else {}
+    if info.get("finished") or state.count(info.get("epoch"), 2):
+        raise InputError(
+            f"{run.state_file} is missing, without which the run cannot go on; restore it, choose another folder, or "
+            "--force to start over"
         )
     return before
 
@@ -288,7 +321,7 @@ def _flat(config: dict, prefix: str = "") -> set[tuple[str, str]]:
 
 def _headline(trainer: Trainer, recordings: Recordings, options: FitOptions, policy: str) -> str:
     counts = ", ".join(f"{len(recordings.examples(split))} {split}" for split in ("train", "validation"))
-    parameters = trainer.encoder.count_params() + trainer.decoder.count_params()
+    parameters = count_weights(trainer.encoder, trainer.decoder)
     bits = trainer.bits_per_example
     rate = bits and bits * recordings.sample_rate / recordings.samples
     codes = f", codes of {bits:.0f} bits an example ({rate:.0f} bits/s)" if bits else ""

@@ -74,7 +74,7 @@ def fit_judge(
     folder = Path(f"{os.path.abspath(out)}.run")
     with files.locked(folder, "spectrovae fit-judge"), sigterm_as_interrupt():
         run = Resumable(folder, {
-            "target": target, "labels": labels, "epochs": epochs, "batch_size": batch_size,
+            "target": target, "names": recordings.names, "epochs": epochs, "batch_size": batch_size,
             "learning_rate": learning_rate, "seed": seed, "fingerprint": recordings.fingerprint,
         })  # fmt: skip
         judge = _trained(target, labels, recordings, run)

@@ -150,7 +150,9 @@ class Training:
         pictures = TensorBoardPictures(run.folder / "logs", self.first, self.representation)
         callbacks = [live, *clean, keep, pictures, ShowSteps(options.epochs, self.steps)]
         snapshot = None if run.begun else Snapshot(self.trainer)
-        if not run.replacing:
+        if run.replacing:
+            run.check()
+        else:
             run.start()
         try:
             with self.interruption.watching():
@@ -200,7 +202,7 @@ class Training:
         progress = self.run.progress() or {"epoch": 0, "step": 0}
         step = f"step {progress['step']} of epoch {progress['epoch'] + 1}"
         where = step if progress["step"] else f"epoch {progress['epoch']}"
-        log(f"stopped after {where}: a usable model is at {self.out}; the same command continues")
+        log(f"stopped after {where}: a usable model is at {self.out}; the same command without --force continues")
 
     def _explained(self, error: Diverged, snapshot: Snapshot | None) -> TrainingError:
         """The error with its cause, which the run's verdict names too."""
@@ -233,7 +235,10 @@ class Training:
         self.twin.decoder.set_weights((best.conditioned or best.decoder).get_weights())
         # The codec has the best weights now. A prior that was learned of this very encoder stays.
         if best.learned_prior is not None:
-            codec = codec.replace(learned_prior=best.learned_prior, learned=best.learned)
+            prior = {name: value for name, value in (best.data or {}).items() if name == "prior"}  # and its data
+            codec = codec.replace(
+                learned_prior=best.learned_prior, learned=best.learned, data=(codec.data or {}) | prior
+            )
         metrics = _evaluate(self.twin, self.validation)
         if self.corruption:
             metrics |= _evaluate(self.twin, self.clean_validation(), "validation_clean")

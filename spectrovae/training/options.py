@@ -63,6 +63,7 @@ class FitOptions:
             object.__setattr__(self, name, int(value))
         if not isinstance(self.learning_rate, numbers.Real) or not 0.0 < self.learning_rate < 1.0:
             raise InputError(f"learning_rate must lie between 0 and 1, received {self.learning_rate!r}")
+        object.__setattr__(self, "learning_rate", float(self.learning_rate))
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, received {self.precision!r}")
         object.__setattr__(self, "checkpoint_every", minutes(self.checkpoint_every))

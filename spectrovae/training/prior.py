@@ -78,9 +78,10 @@ def fit_prior(
         InputError: a codec whose latents cannot have such a prior, a prior that is there, recordings that do not fit.
         TrainingError: the loss is not finite.
     """
+    description = read_description(bundle)
     codec = Codec.load(bundle, prior=False)
     insisted, kind = kind is not None, _checked_kind(codec, kind)
-    if "learned_prior" in read_description(bundle) and not force:
+    if "learned_prior" in description and not force:
         raise InputError(f"{bundle} has a learned prior already; --force replaces it")
     check_settings(epochs, batch_size, learning_rate)
     if recordings.sample_rate != codec.sample_rate:
@@ -98,10 +99,14 @@ def fit_prior(
     options["conditions"] = _condition_names(recordings, conditions)
     folder = Path(bundle) / RUN
     with files.locked(bundle, "spectrovae fit-prior"), sigterm_as_interrupt():
+        if read_description(bundle) != description:
+            raise InputError(f"{bundle} was replaced meanwhile; run the same command again")
         encoder = weights_digest(codec.encoder)
         run = Resumable(
             folder,
-            settings | {"options": options, "encoder": encoder, "fingerprint": recordings.fingerprint},
+            settings
+            | {"options": options, "encoder": encoder}
+            | {"fingerprint": recordings.fingerprint, "names": recordings.names},
         )
         prior, learned = _fitted(codec, recordings, kind, options, settings, run)
         learned |= {"encoder": encoder, "data": about}

@@ -12,6 +12,8 @@ BUNDLE/run/
 import csv
 import io
 import math
+import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,12 @@ class Run:
     def begun(self) -> bool:
         """Whether there is a state to continue from."""
         return not self.replacing and self.state_file.is_file()
+
+    def check(self) -> None:
+        """Raise InputError where the folder could not be written after the first epoch."""
+        folder = self.folder if os.path.lexists(self.folder) else self.folder.parent
+        with files.writing(folder), tempfile.TemporaryFile(dir=folder):
+            pass
 
     def start(self) -> None:
         """Write the configuration: from here on the run can be continued. Of an earlier run its files are removed, the
