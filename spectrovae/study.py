@@ -213,24 +213,14 @@ def _references(representation: Any, label: str, recordings: Recordings, split: 
     errors = _errors(baselines, recordings, split)
     rows = [{"name": system.name, **own} for system, own in zip(baselines, errors)]
     found: dict[str, Any] = {"representation": label, "baselines": rows, "gaussian_bound": None}
-    first = np.asarray(next(iter(train())))
-    if _affine(representation, first[:2]):
-        scale = float(np.mean(representation.db_per_unit))
+    scale = representation.db_per_unit
+    if isinstance(scale, float):  # an error of the features is one in dB, of one scale for all clips and bins
         levels = (np.asarray(batch)[..., :1] for batch in train())
         spectrum = principal_components(levels, MAX_CLIPS).variances
-        bound = gaussian_bound(spectrum, first[0, ..., 0].size, scale, RATES)
+        bins, frames, _ = representation.feature_shape(recordings.samples)
+        bound = gaussian_bound(spectrum, bins * frames, scale, RATES)
         found["gaussian_bound"] = {"bits": RATES.tolist(), "rmse_db": bound.tolist()}
     return found
-
-
-def _affine(representation: Any, features: np.ndarray) -> bool:
-    """Whether an error of the features is an error in dB, of one scale for all clips and bins: so for levels, not
-    magnitudes."""
-    if representation.normalisation == "per_example":
-        return False
-    first, last = (np.asarray(representation.to_db(x)) for x in (features[:1], features[-1:]))
-    middle = np.asarray(representation.to_db(0.5 * (features[:1] + features[-1:])))
-    return np.ndim(representation.db_per_unit) == 0 and np.allclose(middle, 0.5 * (first + last), atol=1e-2)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

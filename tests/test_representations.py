@@ -104,7 +104,18 @@ def test_to_db_inverts_from_db(normalisation, max_db, dynamic_range, seed):
     np.testing.assert_allclose(representation.to_db(features, statistics).numpy(), db, atol=1e-3)
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_where_a_unit_is_worth_no_one_number_of_db_there_is_none():
+    """Under one's own range for each clip, of samples, of linear magnitudes and of signed coefficients."""
+    kinds = representations.REPRESENTATIONS
+    for made in (
+        small("per_example"), kinds["mdct"](8000), kinds["spectrum"](8000, scale="linear"),
+        kinds["spectrum"](8000, normalisation="per_example"), kinds["chunks"](8000), kinds["subbands"](8000),
+    ):  # fmt: skip
+        assert made.db_per_unit is None
+    assert kinds["magnitude-phase"](8000).db_per_unit == kinds["mdct"](8000, companding="sign_log").db_per_unit == 80.0
+
+
+@pytest.mark.parametrize("normalisation", ["range", "per_bin"])
 def test_db_per_unit_is_the_slope_of_to_db(normalisation):
     representation = small(normalisation)
     representation.adapt([noise(4, 600)])

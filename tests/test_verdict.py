@@ -193,6 +193,19 @@ def test_courses(validation, training, stalled, expected):
     assert course(list(validation), list(training), stalled) == [expected]
 
 
+def test_errors_of_features_that_are_no_levels_are_not_in_db():
+    falling = list(np.geomspace(0.5, 0.00123, 30))
+    history = dict.fromkeys(("loss", "val_loss", "rmse", "val_rmse"), falling)
+    diagnosis = {"latent": {"dimensions": 2}, "groups": [{}], "rmse_db": 18.0, "mean_rmse_db": 7.5}
+    (finding,) = verdict.judge(history, diagnosis, {}, {})
+    assert finding.name == "worse_than_the_mean"
+    assert finding.text.startswith("RMSE of the features 0.00123 on validation at the best epoch, 30 of 30; in dB its ")
+    diagnosis["mean_rmse_db"] = 36.0
+    (finding,) = verdict.judge(history, diagnosis, {}, {})
+    assert finding.name == "still_improving"
+    assert "dB" not in finding.text
+
+
 def test_what_rose_and_what_fell_is_said_as_it_is():
     """The loss may rise while the error falls on, as where the KL divergence grows."""
     loss, error = np.r_[FALLING, np.linspace(5.1, 9.0, 10)], np.geomspace(20.0, 4.0, 30)

@@ -201,8 +201,14 @@ class Representation(keras.layers.Layer):
         return normalise.denormalise(features, *normalise.shift_and_scale(self, statistics))
 
     @property
-    def db_per_unit(self) -> float | list[float]:
-        """dB that one unit of a feature is worth: a number, or one for each bin (nominal under ``per_example``)."""
+    def db_per_unit(self) -> float | list[float] | None:
+        """dB that one unit of a feature is worth: a number, or one for each bin.
+
+        None where it is not the same everywhere: under ``per_example``, of samples, of linear magnitudes and of signed
+        coefficients.
+        """
+        if self.normalisation == "per_example":
+            return None
         if self.normalisation == "per_bin":
             self._require_built()
             return [float(value) for value in np.asarray(self.bin_std)]

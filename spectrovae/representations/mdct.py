@@ -3,7 +3,6 @@
 import math
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from spectrovae.dsp import mdct as dsp
@@ -131,16 +130,8 @@ class MDCT(Representation):
 
     @property
     def db_per_unit(self):
-        """Of a signed companding the slope, nearly constant for asinh and mu-law, at half of a coefficient's range."""
-        if not self.signed:
-            return super().db_per_unit
-        top = float(self.value_of(self.max_db))
-        levels = 20.0 * np.log10(np.asarray(self._expand(tf.constant([0.5, 0.51]) * top)))
-        slope = float((levels[1] - levels[0]) / 0.01)
-        if self.normalisation == "per_bin":
-            self._require_built()
-            return [slope * float(value) / top for value in np.asarray(self.bin_std)]
-        return slope
+        """As of other representations; None where features have signs."""
+        return None if self.signed else super().db_per_unit
 
     def values(self, waveform):
         if not self.signed:

@@ -139,12 +139,11 @@ class Spectrum(Representation):
 
     @property
     def db_per_unit(self):
-        """One for each row; 0 for phases. Of linear magnitudes nominal, the slope at full scale: 8.7 dB."""
+        """One for each row; 0 for phases. None of linear magnitudes and under ``per_example``."""
         slope = super().db_per_unit
+        if slope is None or self.scale == "linear":
+            return None
         levels = list(slope) if isinstance(slope, list) else [slope] * self.bins
-        if self.scale == "linear":
-            factor = 20.0 / math.log(10.0)
-            levels = [factor * (value if self.normalisation == "per_bin" else 1.0) for value in levels]
         return levels + [0.0] * (self.bins if self.content == "magnitude_phase" else 0)
 
     def from_db(self, db, statistics=None):

@@ -1,7 +1,6 @@
 """Samples as features, for models of the waveform itself: sub-bands of it, or chunks."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from spectrovae.dsp import pqmf
@@ -55,8 +54,8 @@ class Waveform(Representation):
 
     @property
     def db_per_unit(self):
-        """Slope of a sample's level in dB at full scale, 20 / ln 10: an error of 0.01 there is 0.087 dB."""
-        return 20.0 / float(np.log(10.0))
+        """None: samples are no levels."""
+        return None
 
     def call(self, waveform, statistics=None):
         return self.cut(check_waveform(waveform)) / self.peak

@@ -20,7 +20,10 @@ from spectrovae.training import state
 from spectrovae.training.divergence import Diverged
 from spectrovae.training.run import Run
 
-UNITS = {"distance": "", "rmse_db": "dB", "kl": "nats", "reconstruction": "", "adversarial": "", "discriminator": ""}
+UNITS = {
+    "distance": "", "rmse_db": "dB", "rmse": "", "kl": "nats", "reconstruction": "", "adversarial": "",
+    "discriminator": "",
+}  # fmt: skip
 LONG = 2.0
 """Seconds of an epoch after which its steps are shown on a terminal, twice a second."""
 
@@ -232,8 +235,10 @@ class KeepRun(keras.callbacks.Callback):
 
         def named(prefix: str) -> str:
             names = [name for name in UNITS if f"{prefix}{name}" in logs]
+            digits = {"rmse": "#.3g"}  # of the features, whose unit may be large
             return "  ".join(
-                f"{name.removesuffix('_db')} {logs[prefix + name]:.2f} {UNITS[name]}".strip() for name in names
+                f"{name.removesuffix('_db')} {logs[prefix + name]:{digits.get(name, '.2f')}} {UNITS[name]}".strip()
+                for name in names
             )
 
         width = len(str(self.epochs))

@@ -195,19 +195,19 @@ class _Course:
     training: np.ndarray
     validation: np.ndarray
     measure: str
-    unit: str
+    decibels: bool
 
     @classmethod
     def of(cls, history: Mapping[str, Sequence[float]]) -> "_Course":
-        # Levels err in dB; models of samples have a spectral distance, without a unit.
-        name = next((name for name in ("rmse_db", "distance") if name in history), "loss")
+        # Levels err in dB, other features in their own units; models of samples have a spectral distance.
+        name = next((name for name in ("rmse_db", "rmse", "distance") if name in history), "loss")
         loss, training = (np.asarray(history[key], np.float64) for key in ("loss", name))
         watched, validation = (
             np.nan_to_num(np.asarray(values, np.float64), nan=np.inf)
             for values in (history.get("val_loss", loss), history.get(f"val_{name}", training))
         )
-        unit, measure = (" dB", "error") if name == "rmse_db" else ("", name)
-        return cls(loss, watched, training, validation, measure, unit)
+        measure = {"rmse_db": "error", "rmse": "RMSE of the features"}.get(name, name)
+        return cls(loss, watched, training, validation, measure, name == "rmse_db")
 
     @property
     def epochs(self) -> int:
@@ -226,6 +226,9 @@ class _Course:
     def quarter(self) -> int:
         return self.epochs // 4
 
+    def text(self, value: float, digits: int = 2) -> str:
+        return f"{value:.{digits}f} dB" if self.decibels else f"{value:.{digits + 1}g}"
+
     def lowest(self, values: np.ndarray) -> tuple[float, float]:
         """Before the last quarter of the epochs, and in all of them."""
         return float(np.min(values[: -self.quarter])), float(np.min(values))
@@ -233,16 +236,16 @@ class _Course:
 
 def _judge_course(course: _Course, times: float, model, stalled: bool, corrupt: str | None, first: bool) -> Finding:
     """The one finding on the course of a run whose error is so many ``times`` the mean predictor's."""
-    epochs, best, unit, measure = course.epochs, course.best, course.unit, course.measure
+    epochs, best, measure = course.epochs, course.best, course.measure
     inputs = f"validation inputs corrupted by {corrupt}" if corrupt else "validation"
-    error = "" if unit else f"{measure} "
-    error += f"{course.validation[best]:.2f}{unit} on {inputs} at the best epoch, {best + 1} of {epochs}"
+    error = "" if course.decibels else f"{measure} "
+    error += f"{course.text(course.validation[best])} on {inputs} at the best epoch, {best + 1} of {epochs}"
     error += " of the first stage" if first else ""
     slower = "a tenth of --learning-rate, with --force."
     if not np.isfinite(course.watched[best]):
         return Finding("diverged", f"the loss was not finite on {inputs} in any epoch.", slower)
     if not times <= EXPLODED:
-        text = f"{error}; the loss is finite, the error {times:.3g} times that of answering with the mean of the clips."
+        text = f"{error}; the loss is finite, but in dB the error is {times:.3g} times that of answering with the mean."
         return Finding("diverged", text, slower)
 
     longer = f"--epochs {2 * epochs} with --resume."
@@ -256,19 +259,20 @@ def _judge_course(course: _Course, times: float, model, stalled: bool, corrupt: 
     gained = before - after > IMPROVING * abs(before) or loss_before - loss_after > IMPROVING * course.fall
     improving = gained and not stalled
     if times > UNTRAINED:
-        text = f"{error}; the error is {times:.2g} times that of answering with the mean of the training clips."
+        text = f"{error}; in dB its error is {times:.2g} times that of answering with the mean of the training clips."
         text += " It is still falling." if improving else " It no longer falls."
         return Finding("worse_than_the_mean", text, longer if improving else slower)
     overfitting = _overfitting(course, error, model, corrupt)
     if overfitting:
         return overfitting
     if improving:
-        text = f"{error}; in the last {_count(course.quarter, 'epoch')} the lowest {measure} went from {before:.3f} to "
-        text += f"{after:.3f}{unit}, the lowest loss from {loss_before:.4g} to {loss_after:.4g}."
+        text = f"{error}; in the last {_count(course.quarter, 'epoch')} the lowest {measure} went from "
+        text += f"{course.text(before, 3)} to {course.text(after, 3)}, the lowest loss from {loss_before:.4g} to "
+        text += f"{loss_after:.4g}."
         return Finding("still_improving", text, longer)
     if stalled:
         return Finding("converged", f"{error}; it was no better for as many epochs as --patience allows.")
-    text = f"{error}; the last {_count(course.quarter, 'epoch')} lowered it by {before - after:.3f}{unit}."
+    text = f"{error}; the last {_count(course.quarter, 'epoch')} lowered it by {course.text(before - after, 3)}."
     return Finding("converged", text)
 
 
@@ -280,11 +284,11 @@ def _overfitting(course: _Course, error: str, model, corrupt: str | None) -> Fin
     gap = validation[best] / training[best] if course.measure != "loss" and training[best] > 0 else 1.0
     if not rising and gap <= OVERFIT_GAP:
         return None
-    text = f"{error}, but {training[best]:.2f}{course.unit} on training."
+    text = f"{error}, but {course.text(training[best])} on training."
     if rising:
         text += f" Since then the training loss fell on, and on validation the loss rose by {rise:.4g}"
         if course.measure != "loss":
-            text += f" and the {course.measure} {'rose' if higher >= 0 else 'fell'} by {abs(higher):.2f}{course.unit}"
+            text += f" and the {course.measure} {'rose' if higher >= 0 else 'fell'} by {course.text(abs(higher))}"
         text += "."
         text += " The best epoch is kept; more epochs will not help."
     change = "more recordings; or, without any, a smaller --latent-dim or --preset."
