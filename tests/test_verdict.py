@@ -206,6 +206,19 @@ def test_errors_of_features_that_are_no_levels_are_not_in_db():
     assert "dB" not in finding.text
 
 
+@pytest.mark.parametrize(("losses", "names"), [
+    (np.geomspace(20.0, 5.0, 30), ["worse_than_the_mean"]),
+    (np.r_[FALLING[:10], np.full(30, FALLING[9])], ["worse_than_the_mean", "collapsed"]),
+])  # fmt: skip
+def test_a_latent_that_is_dead_when_the_error_no_longer_falls_has_collapsed(losses, names):
+    history = dict.fromkeys(("loss", "val_loss", "rmse_db", "val_rmse_db"), list(losses))
+    diagnosis = {
+        "latent": {"dimensions": 2, "active_units": 0}, "groups": [{}], "rmse_db": 18.0, "mean_rmse_db": 7.5,
+    }  # fmt: skip
+    law = {"threshold": 0.05, "predicted_active": 1, "calibrated_active": 2, "found_active": 0, "eigenvalues": [0.06]}
+    assert [finding.name for finding in verdict.judge(history, diagnosis, law, {"likelihood": "alpha_mse"})] == names
+
+
 def test_what_rose_and_what_fell_is_said_as_it_is():
     """The loss may rise while the error falls on, as where the KL divergence grows."""
     loss, error = np.r_[FALLING, np.linspace(5.1, 9.0, 10)], np.geomspace(20.0, 4.0, 30)

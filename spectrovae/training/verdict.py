@@ -152,16 +152,20 @@ def judge(
         first: a second stage, which is not in ``history``, followed.
     """
     times = _times_the_mean(diagnosis)
-    findings = []
+    findings, improving = [], True  # unless the course says otherwise
     if len(history.get("loss", ())):
-        findings = [_judge_course(_Course.of(history), times, model, stalled, corrupt, first)]
+        course = _Course.of(history)
+        improving = course.epochs < FEW_EPOCHS or (course.gained and not stalled)
+        findings = [_judge_course(course, times, model, improving, stalled, corrupt, first)]
     elif not times <= UNTRAINED:
         findings = [_without_history(times)]
     if not times <= UNTRAINED:
         # A latent means nothing to a decoder that has not learnt the mean yet; but what the law forbids will not come.
-        hopeless = times <= EXPLODED and law.get("predicted_active") == law.get("found_active") == 0
-        text = "no dimension is active, and none will be."
-        return [*findings, _collapsed(text, law, model)] if hopeless else findings
+        forbidden = law.get("predicted_active") == 0
+        if not times <= EXPLODED or law.get("found_active") != 0 or (improving and not forbidden):
+            return findings
+        text = f"no dimension is active{', and none will be' if forbidden else ''}."
+        return [*findings, _collapsed(text, law, model)]
     return [*findings, *_posteriors(diagnosis, law, model), *_codebook(diagnosis), *_skips(diagnosis)]
 
 
@@ -233,8 +237,19 @@ class _Course:
         """Before the last quarter of the epochs, and in all of them."""
         return float(np.min(values[: -self.quarter])), float(np.min(values))
 
+    @property
+    def gained(self) -> bool:
+        """Whether the last quarter of the epochs lowered the error or the loss."""
+        if not np.isfinite(self.watched[self.best]):
+            return False
+        before, after = self.lowest(self.validation)
+        loss_before, loss_after = self.lowest(self.watched)
+        return before - after > IMPROVING * abs(before) or loss_before - loss_after > IMPROVING * self.fall
 
-def _judge_course(course: _Course, times: float, model, stalled: bool, corrupt: str | None, first: bool) -> Finding:
+
+def _judge_course(
+    course: _Course, times: float, model, improving: bool, stalled: bool, corrupt: str | None, first: bool
+) -> Finding:
     """The one finding on the course of a run whose error is so many ``times`` the mean predictor's."""
     epochs, best, measure = course.epochs, course.best, course.measure
     inputs = f"validation inputs corrupted by {corrupt}" if corrupt else "validation"
@@ -256,8 +271,6 @@ def _judge_course(course: _Course, times: float, model, stalled: bool, corrupt: 
         return Finding("too_short", text, longer)
     before, after = course.lowest(course.validation)
     loss_before, loss_after = course.lowest(course.watched)
-    gained = before - after > IMPROVING * abs(before) or loss_before - loss_after > IMPROVING * course.fall
-    improving = gained and not stalled
     if times > UNTRAINED:
         text = f"{error}; in dB its error is {times:.2g} times that of answering with the mean of the training clips."
         text += " It is still falling." if improving else " It no longer falls."
