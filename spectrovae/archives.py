@@ -4,13 +4,14 @@ Sizes are checked before anything is read, so that a small file cannot fill the 
 opened, so that none can block.
 """
 
+import contextlib
 import json
 import math
 import os
 import stat
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ def first_line(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def check_file(path: str | os.PathLike, limit: int = MODEL_BYTES) -> int:
+def check_file(path: str | os.PathLike, limit: float = MODEL_BYTES) -> int:
     """Size of a regular file (or of what a link points to) in bytes.
 
     Raises:
@@ -110,20 +111,34 @@ def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         InputError: no such file, one that is damaged, that claims more than it holds, or holds pickled objects.
     """
-    _check_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                with archive.open(entry) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                    shape, _, dtype = read[version](stream)
-                if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > entry.file_size:
-                    raise ValueError(f"{first_line(ValueError(entry.filename))} is not the array it claims to be")
-        with np.load(path, allow_pickle=False) as arrays:
+        with open_arrays(path) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except InputError:
+        raise
     except Exception as error:  # of zipfile, zlib, NumPy
         raise InputError(f"{path} is damaged ({first_line(error)}); {MEND}") from error
+
+
+@contextlib.contextmanager
+def open_arrays(path: str | os.PathLike, limit: float = MODEL_BYTES) -> Iterator[np.lib.npyio.NpzFile]:
+    """An ``.npz`` file that has been checked: it claims no more than it holds, and no pickled objects.
+
+    Raises:
+        InputError: no such file, one of more than ``limit`` bytes, or that would unpack to far more than its size.
+        Exception: of many kinds, where it is damaged otherwise.
+    """
+    _check_archive(path, limit)
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as stream:
+                version = np.lib.format.read_magic(stream)
+                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, _, dtype = read[version](stream)
+            if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{first_line(ValueError(entry.filename))} is not the array it claims to be")
+    with np.load(path, allow_pickle=False) as arrays:
+        yield arrays
 
 
 def read_unchanged(describe: Callable[[], bytes], use: Callable[[bytes], T]) -> T:
@@ -156,8 +171,8 @@ def read_unchanged(describe: Callable[[], bytes], use: Callable[[bytes], T]) -> 
     raise InputError("the files are replaced faster than they can be read; try again when their writer has ended")
 
 
-def _check_archive(path: str | os.PathLike) -> None:
-    size = check_file(path)
+def _check_archive(path: str | os.PathLike, limit: float = MODEL_BYTES) -> None:
+    size = check_file(path, limit)
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

@@ -1,14 +1,17 @@
 """Trainings of priors and judges that are interrupted and continued."""
 
 import json
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 from interrupts import interrupt, stopping
 
+from spectrovae import archives
 from spectrovae.data.order import shuffled
-from spectrovae.errors import TrainingError
+from spectrovae.errors import InputError, TrainingError
+from spectrovae.training import state
 from spectrovae.training.resumable import Resumable
 
 EPOCHS, ROWS, BATCH = 4, 20, 8
@@ -72,3 +75,11 @@ def test_one_that_diverges_says_so(tmp_path):
     with pytest.raises(TrainingError, match="diverged in epoch 1: .*lower the learning rate"):
         trained(tmp_path, loss=lambda y, prediction: prediction * float("nan"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_would_fill_the_memory_is_not_read(tmp_path):
+    path = tmp_path / "state.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("progress.npy", bytes(archives.SPARE_BYTES + (1 << 24)))
+    with pytest.raises(InputError, match=r"state\.npz is damaged \(.* would unpack to .*--force starts over$"):
+        state.read_progress(path)

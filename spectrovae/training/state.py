@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spectrovae import files
+from spectrovae import archives, files
 from spectrovae.errors import InputError
 
 Groups = dict[str, list]
@@ -112,7 +112,7 @@ def damaged(path: Path, reason: object) -> InputError:
 
 def _read(path: Path, reader) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with archives.open_arrays(path, limit=math.inf) as kept:
             return reader(kept)
     except Exception as error:  # a damaged archive fails in many ways: zipfile, zlib, struct, memory, encodings
         raise damaged(path, error) from error
