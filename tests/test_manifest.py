@@ -308,6 +308,16 @@ def test_rejected_files_are_in_no_split(mixed):
     assert set(where(scan(mixed).splits())) == {record.path for record in scan(mixed).accepted}
 
 
+def test_channels_that_cancel_each_other_are_silent(tmp_path):
+    sound = noise(0)
+    soundfile.write(tmp_path / "a.wav", np.stack([sound, -sound], 1), 8000)
+    soundfile.write(tmp_path / "b.wav", np.stack([sound, sound], 1), 8000)
+    opposite, equal = scan(tmp_path).accepted
+    assert (opposite.silent, equal.silent, equal.note) == (True, False, None)
+    assert opposite.peak == equal.peak > 0.1
+    assert opposite.note == "its channels cancel each other: their mean, which is trained on, is silent"
+
+
 @pytest.mark.parametrize("number", OF_THE_PROCESS)
 def test_what_the_process_lacks_rejects_no_file(number, mixed, monkeypatch, capsys):
     """Too many open files, or no memory: no recording is left out for it."""

@@ -144,6 +144,8 @@ def _examine(path: Path, root: Path) -> Record:
         reason = f"its peak is {known['peak']:.3g} times full scale, which is no sound; repair it or leave it out"
         return Record(**known, accepted=False, reason=reason)
     notes = [header.note] if header.note else []
+    if known["silent"] and known["peak"] >= SILENCE:
+        notes.append("its channels cancel each other: their mean, which is trained on, is silent")
     if known["loud"]:
         notes.append(f"its peak is {known['peak']:.3g} times full scale; divide by the range of its numbers")
     if known["dc"]:
@@ -160,13 +162,14 @@ def _size(path: Path) -> int:
 
 def _measure(reader: audio.Reader) -> dict[str, Any]:
     """Decode all of a recording and look at its levels."""
-    peak, clipped, before = 0.0, False, np.zeros(reader.channels, bool)
+    peak, mixed, clipped, before = 0.0, 0.0, False, np.zeros(reader.channels, bool)
     total, power = np.zeros(reader.channels), np.zeros(reader.channels)
     for block in reader.blocks():
         if not np.isfinite(block).all():
             return {"nan": True}
         magnitude = np.abs(block)
         peak = max(peak, float(magnitude.max()))
+        mixed = max(mixed, float(np.abs(audio.to_mono(block)).max()))
         full = magnitude >= 32767 / 32768
         clipped = clipped or bool((full[:, 1:] & full[:, :-1]).any() or (full[:, 0] & before).any())
         before = full[:, -1]
@@ -177,7 +180,7 @@ def _measure(reader: audio.Reader) -> dict[str, Any]:
     offset = (mean > DC) & (mean**2 > square / 9)
     return {
         "peak": peak,
-        "silent": peak < SILENCE,
+        "silent": mixed < SILENCE,
         "clipped": clipped,
         "loud": peak > LOUD,
         # A recording shorter than a period of 20 Hz has a mean of its own.
