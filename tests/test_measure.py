@@ -171,5 +171,5 @@ def test_the_command_takes_judges_and_resamples(recordings, judge, log_stft, tmp
     result = json.loads(capsys.readouterr().out)
     assert result["settings"]["resamples"] == 50
     assert [judge["name"] for judge in result["settings"]["judges"]] == ["pitches", "pitches_2"]
-    assert main([*command, "--judge", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
+    assert main([*command, "--judge", str(tmp_path / "copy"), "--out", str(tmp_path / "other")]) == 2
     assert "judge.json" in capsys.readouterr().err

@@ -271,7 +271,7 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool, reuse: boo
         raise InputError(
             f"{out} is finished; --force starts over, --resume with more --epochs goes on, or choose another folder"
         )
-    begun = progress["epoch"] + (progress["step"] > 0) if progress else 0
+    begun = progress["epoch"] + (progress["step"] > 0 and not progress.get("finished")) if progress else 0
     if config["options"]["epochs"] < begun:
         raise InputError(f"{out} has come to epoch {begun} already; give --epochs {begun} or more")
     info = read_description(out)["info"] if not progress and holds_model(out) else {}
