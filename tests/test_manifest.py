@@ -265,6 +265,18 @@ def test_copies_of_a_file_stay_together():
     assert all(chosen[f"{n}.wav"] == chosen[f"{n + 1}.wav"] for n in range(0, 400, 2))
 
 
+def test_copies_in_another_format_stay_together(tmp_path):
+    for number in range(40):
+        for ending in (".wav", ".flac"):
+            soundfile.write(tmp_path / f"{number:02}{ending}", np.int16(30000 * noise(number)), 8000)
+    records = scan(tmp_path).accepted
+    assert len({record.sha256 for record in records}) == 80
+    assert scan(tmp_path).summary()["duplicates"] == 40
+    chosen = where(made_of(*records).splits("hash"))
+    assert all(chosen[f"{n:02}.wav"] == chosen[f"{n:02}.flac"] for n in range(40))
+    assert len(set(chosen.values())) == 3
+
+
 def test_a_speaker_is_in_one_split():
     people = [f"person{n}" for n in range(40)]
     records = [record(f"{who}-{n}.wav", speaker=who) for who in people for n in range(3)]

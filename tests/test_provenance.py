@@ -72,9 +72,33 @@ def test_a_bundle_remembers_rule_and_splits(codec, data):
     assert codec.data["fingerprint"] == own.fingerprint
     assert codec.data["rule"] == "speaker"
     assert codec.data["open"] == own.get_config()
-    by_content = {record.path: record.sha256[:16] for record in own.manifest.accepted}
+    by_content = {record.path: record.content[:16] for record in own.manifest.accepted}
     for split in SPLITS:
         assert codec.data["splits"][split] == sorted(by_content[example.path] for example in own.examples(split))
+
+
+@pytest.mark.parametrize("ending", [".flac", ".aiff", ".caf"])
+def test_copies_in_another_lossless_format_were_seen(ending, codec, data, tmp_path):
+    for file in data.iterdir():
+        sound, rate = soundfile.read(file, dtype="int16")
+        soundfile.write(tmp_path / f"{file.stem}{ending}", sound, rate)
+    other = Recordings.open(tmp_path, samples=codec.segment_samples, split="fsdd", sample_rate=8000)
+    expected = Recordings.open(data, samples=codec.segment_samples, split="fsdd")
+    expected.allow_seen = other.allow_seen = True
+    assert seen(codec, other) == seen(codec, expected)
+    assert sum(seen(codec, other)) > 0
+    other.allow_seen = False
+    with pytest.raises(InputError, match="learned from clips measured here"):
+        other.measured("test", [codec])
+
+
+def test_bundles_that_remember_hashes_of_files_are_compared_by_them(codec, data):
+    by_content = {record.content[:16]: record.sha256[:16] for record in Recordings.open(data).manifest.accepted}
+    splits = {split: [by_content[own] for own in codec.data["splits"][split]] for split in SPLITS}
+    older = codec.replace(data=codec.data | {"splits": splits, "fingerprint": "of a folder that was larger"})
+    other = Recordings.open(data, samples=codec.segment_samples, split="fsdd")
+    other.allow_seen = True
+    assert seen(older, other) == seen(codec, other)
 
 
 def test_a_plain_compare_uses_the_split_of_the_fit(bundle, data, tmp_path, capsys):
@@ -159,7 +183,7 @@ def test_contents_count_and_not_names(codec, data, tmp_path, change):
     recordings = recordings_for([codec], folder, split="hash", allow_seen=True)
     first = recordings.manifest.accepted
     known = {content: split for split in SPLITS for content in codec.data["splits"][split]}
-    by_path = {record.path: known[record.sha256[:16]] for record in first}
+    by_path = {record.path: known[record.content[:16]] for record in first}
     found = [by_path[example.path] for example in recordings.examples("test")]
     assert seen(codec, recordings) == (found.count("train"), found.count("validation"))
     recordings.allow_seen = False

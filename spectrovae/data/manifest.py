@@ -37,8 +37,8 @@ class Record:
     names; ``peak`` is the largest magnitude of all channels; ``clipped`` says that neighbouring samples stand at full
     scale; ``nan`` includes infinities; ``loud`` is far beyond full scale; ``dc`` says that the samples' mean is off
     zero. ``note`` says in words what is unusual about an accepted file, such as how much of it is there. ``checksum``
-    is ``decode.checksum`` of a file that tensorflow-io was seen to decode to soundfile's samples. What could not be
-    read is None.
+    is ``decode.checksum`` of a file that tensorflow-io was seen to decode to soundfile's samples; ``sound`` the SHA-256
+    of the samples, which is the same for a copy in another lossless format. What could not be read is None.
     """
 
     path: str
@@ -64,6 +64,13 @@ class Record:
     loud: bool | None = None
     dc: bool | None = None
     checksum: int | None = None
+    sound: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What copies have in common, whatever their names: the hash of their samples, else (of a manifest that was
+        written without) of their files."""
+        return str(self.sound or self.sha256)
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class Manifest:
             "clipped": sum(bool(record.clipped) for record in accepted),
             "loud": sum(bool(record.loud) for record in accepted),
             "dc": sum(bool(record.dc) for record in accepted),
-            "duplicates": len(accepted) - len({record.sha256 for record in accepted}),
+            "duplicates": len(accepted) - len({record.content for record in accepted}),
             "fingerprint": self.fingerprint,
         }
 
@@ -281,8 +288,9 @@ def _record_problem(line: Any) -> str | None:
         return None
     if missing := [name for name in _NEEDED if line.get(name) is None]:
         return f"{missing[0]} of an accepted file is missing"
-    if not re.fullmatch(r"[0-9a-f]{64}", line["sha256"]):
-        return f"sha256 must be 64 hexadecimal digits, received {line['sha256'][:40]!r}"
+    for name in ("sha256", "sound"):
+        if line.get(name) is not None and not re.fullmatch(r"[0-9a-f]{64}", line[name]):
+            return f"{name} must be 64 hexadecimal digits, received {line[name][:40]!r}"
     for name, most in (("sample_rate", audio.RATES[1]), ("channels", 1024), ("samples", 2**53)):
         if not 1 <= line[name] <= most:
             return f"{name} must be 1 to {most}, received {str(line[name])[:20]}"

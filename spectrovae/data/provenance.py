@@ -1,8 +1,8 @@
 """Which recordings a model was trained and validated on, and whether it is measured on them.
 
 A bundle keeps ``Recordings.provenance()`` in its ``data.json``, a judge in ``judge.json``. Contents are compared, not
-paths or names: moved, renamed and copied recordings are recognised. Edited ones, and those converted to another format,
-are new: the content is that of the file.
+paths or names: moved, renamed and copied recordings are recognised, and those in another lossless format. Edited ones,
+and those coded with loss, are new: what is compared are samples.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ def _row(name: str, memory: Mapping[str, Any], own: Mapping[str, Any], clips: Se
         for split in LEARNED_FROM:
             known = _index(contents.get(split, ()))
             row[split] = sum(
-                any(begin < clip.end and clip.begin < end for begin, end in known.get(clip.content, ()))
+                any(begin < clip.end and clip.begin < end for begin, end in known[clip.content] + known[clip.file])
                 for clip in clips
             )
     return row
 
 
-def _index(contents: Sequence[str]) -> Mapping[str, list[tuple[float, float]]]:
+def _index(contents: Sequence[str]) -> defaultdict[str | None, list[tuple[float, float]]]:
     """The stretches (seconds) of each content."""
-    known = defaultdict(list)
+    known: defaultdict[str | None, list[tuple[float, float]]] = defaultdict(list)
     for text in contents:
         content, _, span = text.partition("@")
         begin, _, end = span.partition("-")
@@ -114,7 +114,7 @@ def _notes(result: Mapping[str, Any], seen: Sequence[Mapping[str, Any]], recordi
     if other:
         notes.append(f"These are other data, or split otherwise, than those of the fit of {', '.join(other)}.")
     if clean:
-        compared = " (files are compared byte for byte)" if recordings.manifest else ""
+        compared = " (samples are compared: an edited or lossy copy is new)" if recordings.manifest else ""
         notes.append(f"None of these clips was in the train or validation split of {', '.join(clean)}{compared}.")
     for row in seen:
         good = "figures are too good" if _flatters(row, split) else "the split that was chosen"

@@ -1,6 +1,7 @@
 """Scan a folder of recordings: every file is decoded to its end, and accepted or rejected with the reason."""
 
 import dataclasses
+import hashlib
 import os
 import time
 from collections import Counter
@@ -164,9 +165,11 @@ def _measure(reader: audio.Reader) -> dict[str, Any]:
     """Decode all of a recording and look at its levels."""
     peak, mixed, clipped, before = 0.0, 0.0, False, np.zeros(reader.channels, bool)
     total, power = np.zeros(reader.channels), np.zeros(reader.channels)
+    digest = hashlib.sha256(f"{reader.sample_rate} Hz, {reader.channels} channels".encode())
     for block in reader.blocks():
         if not np.isfinite(block).all():
             return {"nan": True}
+        digest.update(block.T.tobytes())
         magnitude = np.abs(block)
         peak = max(peak, float(magnitude.max()))
         mixed = max(mixed, float(np.abs(audio.to_mono(block)).max()))
@@ -186,6 +189,7 @@ def _measure(reader: audio.Reader) -> dict[str, Any]:
         # A recording shorter than a period of 20 Hz has a mean of its own.
         "dc": bool(offset.any() and samples >= reader.sample_rate / 20),
         "nan": False,
+        "sound": digest.hexdigest(),
     }
 
 

@@ -35,11 +35,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Sound by its content: a digest, and where in it (seconds)."""
+    """Sound by its content: a digest, and where in it (seconds). Older bundles keep the digest of its ``file``."""
 
     content: str
     begin: float = 0.0
     end: float = float("inf")
+    file: str | None = None
 
 
 class ToySource:
@@ -163,10 +164,8 @@ class FileSource:
     def stretches(self, split: str) -> list[Stretch]:
         """What each example of a split is: its recording's content, and which seconds of it."""
         rate, seconds, place = self.sample_rate, self.samples / self.sample_rate, self._places[split]
-        return [
-            Stretch(_content(self._records[split][place[e.path]]), e.start / rate, e.start / rate + seconds)
-            for e in self.examples[split]
-        ]
+        chosen = [(self._records[split][place[e.path]], e.start / rate) for e in self.examples[split]]
+        return [Stretch(_short(r.content), start, start + seconds, _short(r.sha256)) for r, start in chosen]
 
     def contents(self) -> dict[str, list[str]]:
         """What each split holds: contents of recordings, "digest@begin-end" (seconds) for a part of one."""
@@ -176,7 +175,7 @@ class FileSource:
             texts = set()
             for record in records:
                 begin, end = (edge / rate for edge in spans.get(record.path, (0, 0)))
-                texts.add(_content(record) + (f"@{begin:.6f}-{end:.6f}" if spans else ""))
+                texts.add(_short(record.content) + (f"@{begin:.6f}-{end:.6f}" if spans else ""))
             found[split] = sorted(texts)
         return found
 
@@ -307,5 +306,5 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
 
 
-def _content(record: Record) -> str:
-    return str(record.sha256)[:16]
+def _short(digest: str | None) -> str:
+    return str(digest)[:16]

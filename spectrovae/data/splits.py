@@ -110,7 +110,7 @@ def divide(
         if rule == "speaker":
             hint = "give a name pattern with a (?P<speaker>...) group, or use split='hash'"
             _require(used, lambda record: record.speaker is not None, "the speaker split needs speakers", hint)
-        keys = {r.path: f"speaker:{r.speaker}" if rule == "speaker" else str(r.sha256) for r in used}
+        keys = {r.path: f"speaker:{r.speaker}" for r in used} if rule == "speaker" else _keys(used)
         by_key = split_by_hash(keys.values())
         chosen = {path: by_key[key] for path, key in keys.items()}
     divided = {split: [record for record in used if chosen.get(record.path) == split] for split in SPLITS}
@@ -185,7 +185,7 @@ def _recognised(records: Sequence[Record], by_folder: dict[str, str], lengths: d
         return "folder"
     if records and all(map(_is_fsdd, records)) and {_fsdd_split(record) for record in records} == set(SPLITS):
         return "fsdd"
-    contents = {record.sha256 for record in records}
+    contents = {record.content for record in records}
     long = [split_in_time(lengths[record.path], example) is not None for record in records]
     few = len(contents) < FEW and (all(long) if len(contents) > 2 else any(long))
     return "time" if few else "hash"
@@ -220,20 +220,29 @@ def _completed(records: Sequence[Record], chosen: dict[str, str], notes: list[st
     if not missing:
         return chosen
     train = [record for record in records if chosen.get(record.path) == "train"]
-    by_content = split_by_hash(str(record.sha256) for record in train)
-    taken = {r.path: by_content[str(r.sha256)] for r in train if by_content[str(r.sha256)] in missing}
+    keys = _keys(train)
+    by_key = split_by_hash(keys.values())
+    taken = {path: by_key[key] for path, key in keys.items() if by_key[key] in missing}
     notes.append(f"no recordings are named for {' or '.join(missing)}: {len(taken)} of train taken by their hash")
     return chosen | taken
 
 
+def _keys(records: Sequence[Record]) -> dict[str, str]:
+    """By path the hash of a recording's file; of copies in other formats, the least of their files' hashes."""
+    least: dict[str, str] = {}
+    for record in records:
+        least[record.content] = min(str(record.sha256), least.get(record.content, "g"))
+    return {record.path: least[record.content] for record in records}
+
+
 def _copies(divided: dict[str, list[Record]]) -> list[str]:
     """A sentence for each split that holds copies of training recordings."""
-    train = {record.sha256 for record in divided["train"]}
-    counts = {split: sum(r.sha256 in train for r in divided[split]) for split in ("validation", "test")}
+    train = {record.content for record in divided["train"]}
+    counts = {split: sum(r.content in train for r in divided[split]) for split in ("validation", "test")}
     return [
         f"{_count(count, 'recording')} of {split} with the content of one in train, under another name"
         for split, count in counts.items()
-        if count and None not in train
+        if count
     ]
 
 
