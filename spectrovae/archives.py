@@ -141,7 +141,11 @@ def open_arrays(path: str | os.PathLike, limit: float = MODEL_BYTES) -> Iterator
         yield arrays
 
 
-def read_unchanged(describe: Callable[[], bytes], use: Callable[[bytes], T]) -> T:
+def read_unchanged(
+    describe: Callable[[], bytes],
+    use: Callable[[bytes], T],
+    hold: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> T:
     """What ``use`` makes of a description and the files it names, begun anew where a writer changed them meanwhile.
 
     An error counts once it comes twice with the same description: the first may come from a file on its way to its
@@ -150,18 +154,22 @@ def read_unchanged(describe: Callable[[], bytes], use: Callable[[bytes], T]) -> 
     Args:
         describe: reads the description, which changes whenever any of the files does.
         use: reads the files.
+        hold: keeps writers out, if it can; after a few attempts the files are read within it.
 
     Raises:
         InputError: as ``describe`` and ``use``, or the files never stay as they are for long enough.
     """
     failed = None
-    for _ in range(ATTEMPTS):
-        description, error, result = describe(), None, None
-        try:
-            result = use(description)
-        except InputError as caught:
-            error = caught
-        if describe() == description:
+    for attempt in range(ATTEMPTS):
+        error, result = None, None
+        with hold() if attempt >= ATTEMPTS // 4 else contextlib.nullcontext():
+            description = describe()
+            try:
+                result = use(description)
+            except InputError as caught:
+                error = caught
+            same = describe() == description
+        if same:
             if error is None:
                 return result  # type: ignore[return-value]
             if failed == description:

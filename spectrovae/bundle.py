@@ -26,7 +26,7 @@ import numpy as np
 import spectrovae
 import spectrovae.models  # the layers of a model must be registered before it is loaded
 from spectrovae import archives, files, representations
-from spectrovae.errors import InputError
+from spectrovae.errors import InputError, StorageError
 from spectrovae.models.priors import Prior
 
 T = TypeVar("T")
@@ -103,7 +103,18 @@ def read(path: str | os.PathLike, use: Callable[[Bundle], T]) -> T:
         InputError: no bundle there, one that is damaged or of a newer format, or as ``use``.
     """
     path = Path(path)
-    return archives.read_unchanged(lambda: _description_text(path), lambda text: use(Bundle(path, text)))
+    return archives.read_unchanged(
+        lambda: _description_text(path), lambda text: use(Bundle(path, text)), lambda: _without_writers(path)
+    )
+
+
+@contextlib.contextmanager
+def _without_writers(path: Path) -> Iterator[None]:
+    """Hold the lock where it is free soon: a fit keeps it for hours, and a folder may be for reading alone."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(InputError, StorageError):
+            stack.enter_context(files.locked(path, "a reader", wait=1.0))
+        yield
 
 
 def read_description(path: str | os.PathLike) -> dict:

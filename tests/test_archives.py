@@ -1,6 +1,8 @@
 """Files that anyone may have written: read where they are sound, else refused in one line before they fill memory."""
 
+import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -253,3 +255,19 @@ def test_judges_refuse_integer_samples(judge):
     loaded = Judge.load(judge)
     with pytest.raises(InputError, match="floating point"):
         loaded.hear(np.zeros((1, 512), np.int16), 8000)
+
+
+def test_a_reader_that_is_never_in_time_keeps_writers_out(monkeypatch):
+    monkeypatch.setattr(archives, "PAUSE", 0.0)
+    version, held = itertools.count(), []
+
+    def describe():
+        return b"%d" % (0 if held else next(version))
+
+    @contextlib.contextmanager
+    def hold():
+        held.append(True)
+        yield
+        held.pop()
+
+    assert archives.read_unchanged(describe, lambda text: text + b" read", hold) == b"0 read"

@@ -251,6 +251,13 @@ def test_two_writers_and_a_reader_never_mix_two_bundles(copied):
     assert not [name for name in os.listdir(copied) if name.startswith(".")]
 
 
+def test_a_reader_that_is_never_in_time_keeps_writers_out(copied):
+    take = "import sys\nfrom spectrovae import files\nwith files.locked(sys.argv[1], 'spectrovae fit'): pass"
+    with bundle._without_writers(copied):
+        refused = subprocess.run([sys.executable, "-c", take, str(copied)], stderr=subprocess.PIPE, text=True)
+    assert "being written by a reader, process" in refused.stderr
+
+
 def test_a_save_waits_for_another_and_says_who_writes(sound, copied, monkeypatch):
     monkeypatch.setattr(bundle, "WAIT", 0.1)
     hold = "import sys\nfrom spectrovae import files\nwith files.locked(sys.argv[1], 'spectrovae fit'):\n"
@@ -261,6 +268,8 @@ def test_a_save_waits_for_another_and_says_who_writes(sound, copied, monkeypatch
         with pytest.raises(InputError, match="being written by spectrovae fit, process"):
             sound.save(copied)
         Codec.load(copied)  # readers need no lock
+        with bundle._without_writers(copied):
+            pass
         other.stdin.close()
     with files.locked(copied, "spectrovae fit"):
         sound.save(copied)  # of one thread, which holds it
