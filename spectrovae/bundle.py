@@ -113,7 +113,7 @@ def _without_writers(path: Path) -> Iterator[None]:
     """Hold the lock where it is free soon: a fit keeps it for hours, and a folder may be for reading alone."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(InputError, StorageError):
-            stack.enter_context(files.locked(path, "a reader", wait=1.0))
+            stack.enter_context(files.locked(path, "a command that reads it", wait=1.0))
         yield
 
 

@@ -167,16 +167,14 @@ def _acquire(folder: Path, purpose: str, wait: float) -> int | None:
             with contextlib.suppress(FileNotFoundError):
                 handle = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
                 if _lock(handle, path):
-                    with contextlib.suppress(OSError):  # a full disk: whoever is refused is told no name
+                    with contextlib.suppress(OSError):  # a full disk: others do not learn the name
                         os.truncate(handle, 0)
                         os.write(handle, f"{purpose}, process {os.getpid()} on {socket.gethostname()}".encode())
                     return handle
                 holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
                 os.close(handle)
                 if time.monotonic() >= until and path.exists():
-                    raise InputError(
-                        f"{folder} is being written by {holder}; wait for it to end, or choose another folder"
-                    )
+                    raise InputError(f"{folder} is in use by {holder}; wait for it to end, or choose another folder")
                 time.sleep(0.05)
                 continue
             folder.mkdir(parents=True, exist_ok=True)  # the writer before has removed it, for it was empty

@@ -112,9 +112,9 @@ def study(
             and seed.
     """
     out = Path(out)
-    found = {path.name for path in out.iterdir()} - {files.LOCK} if out.is_dir() else set()
-    foreign = "fits" not in found or (RESULT not in found and "report.html" in found)
-    if (out.exists() and not out.is_dir()) or (found and foreign):
+    names = {path.name for path in out.iterdir()} - {files.LOCK} if out.is_dir() else set()
+    foreign = "fits" not in names or (RESULT not in names and "report.html" in names)
+    if (out.exists() and not out.is_dir()) or (names and foreign):
         raise InputError(f"{out} exists and is not a study; choose another folder")
     if len({(trial.name, trial.seed) for trial in trials}) < len(trials):
         raise InputError("two trials of the study have the same name and seed")

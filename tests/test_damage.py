@@ -255,7 +255,7 @@ def test_a_reader_that_is_never_in_time_keeps_writers_out(copied):
     take = "import sys\nfrom spectrovae import files\nwith files.locked(sys.argv[1], 'spectrovae fit'): pass"
     with bundle._without_writers(copied):
         refused = subprocess.run([sys.executable, "-c", take, str(copied)], stderr=subprocess.PIPE, text=True)
-    assert "being written by a reader, process" in refused.stderr
+    assert "in use by a command that reads it, process" in refused.stderr
 
 
 def test_a_save_waits_for_another_and_says_who_writes(sound, copied, monkeypatch):
@@ -265,7 +265,7 @@ def test_a_save_waits_for_another_and_says_who_writes(sound, copied, monkeypatch
     command = [sys.executable, "-c", hold, str(copied)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="being written by spectrovae fit, process"):
+        with pytest.raises(InputError, match="in use by spectrovae fit, process"):
             sound.save(copied)
         Codec.load(copied)  # readers need no lock
         with bundle._without_writers(copied):

@@ -34,7 +34,7 @@ def other(tmp_path):
 
 
 def test_a_second_writer_is_told_who_holds_the_lock(tmp_path, other):
-    refused = pytest.raises(InputError, match=f"being written by a first writer, process {other.pid} on ")
+    refused = pytest.raises(InputError, match=f"in use by a first writer, process {other.pid} on ")
     with refused, files.locked(tmp_path / "out", "a second writer"):
         pass
     other.stdin.close()

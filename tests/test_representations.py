@@ -109,6 +109,7 @@ def test_where_a_unit_is_worth_no_one_number_of_db_there_is_none():
     kinds = representations.REPRESENTATIONS
     for made in (
         small("per_example"), kinds["mdct"](8000), kinds["spectrum"](8000, scale="linear"),
+        kinds["spectrum"](8000, scale="linear", normalisation="per_bin"),
         kinds["spectrum"](8000, normalisation="per_example"), kinds["chunks"](8000), kinds["subbands"](8000),
     ):  # fmt: skip
         assert made.db_per_unit is None

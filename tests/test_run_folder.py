@@ -105,14 +105,14 @@ def test_a_second_writer_is_told_who_holds_the_lock(recordings, representation, 
             lambda: training.repeat(model / "run" / "config.json", model, force=True),
             lambda: training.fit_prior(model, recordings),
         ):
-            with pytest.raises(InputError, match=f"is being written by spectrovae fit, process {pid} "):
+            with pytest.raises(InputError, match=f"is in use by spectrovae fit, process {pid} "):
                 second()
     assert contents(model) == before
 
 
 def test_two_fits_of_one_judge(tmp_path):
     tones = Recordings.open(tones_in(tmp_path / "tones"), samples=1008)
-    with held(tmp_path / "judge.run"), pytest.raises(InputError, match="is being written by"):
+    with held(tmp_path / "judge.run"), pytest.raises(InputError, match="is in use by"):
         training.fit_judge("label", tones, tmp_path / "judge")
     assert not (tmp_path / "judge").exists()
 
@@ -615,3 +615,15 @@ def test_steps_of_a_long_epoch_are_shown_on_a_terminal(monkeypatch, capsys):
 def test_a_finished_run_keeps_no_file_open(finished):
     links = [os.readlink(entry.path) for entry in list(os.scandir("/proc/self/fd")) if os.path.exists(entry.path)]
     assert not [link for link in links if str(finished) in link]
+
+
+def test_a_run_of_samples_that_kept_a_slope_in_db_continues(trained, tmp_path):
+    """As earlier versions wrote it; a run of levels with another one is another run."""
+    for family, refused in (("waveform-vae", False), ("vae", True)):
+        out = shutil.copytree(trained(family), tmp_path / family)
+        file = out / "run" / "config.json"
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"model": config["model"] | {"db_per_unit": 8.69}}))
+        expected = pytest.raises(InputError, match="model.db_per_unit 8.69") if refused else contextlib.nullcontext()
+        with expected:
+            fitting._check_out(out, config, resume=True, force=False, reuse=False)

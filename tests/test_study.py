@@ -212,7 +212,7 @@ def test_a_second_study_in_the_folder_is_told_who_holds_it(tmp_path, capsys):
     out.mkdir()
     with held(out) as pid:
         assert main(["study", "vae", *QUICK, "--out", str(out)]) == 2
-    assert f"is being written by spectrovae fit, process {pid}" in capsys.readouterr().err
+    assert f"is in use by spectrovae fit, process {pid}" in capsys.readouterr().err
     (out / files.LOCK).write_text("left by a study that was killed before its first fit")
     run(capsys, "autoencoder", *QUICK, "--out", out)
     assert (out / "study.json").is_file()

@@ -81,8 +81,7 @@ def checksum(content: tf.Tensor) -> tf.Tensor:
 
 def decode(content: tf.Tensor) -> tf.Tensor:
     """A plain file's content to float32 ``(samples, channels)``, in the graph."""
-    module = _tensorflow_io()
-    assert module is not None
+    module: Any = _tensorflow_io()  # is there: ``checked`` has used it
     return tf.cast(module.audio.decode_wav(content, dtype=tf.int16), tf.float32) * (1.0 / 2**15)
 
 
@@ -126,13 +125,13 @@ def _answers(orders: Any, count: int) -> Iterable[int | None]:
         env=environment,
         bufsize=0,
     ) as child:
-        assert child.stdout is not None
+        answers: Any = child.stdout
         try:
             with selectors.DefaultSelector() as selector:
-                selector.register(child.stdout, selectors.EVENT_READ)
+                selector.register(answers, selectors.EVENT_READ)
                 waiting, received = _START, b""
                 while count and selector.select(waiting):
-                    if not (piece := os.read(child.stdout.fileno(), 1 << 16)):
+                    if not (piece := os.read(answers.fileno(), 1 << 16)):
                         return
                     *lines, received = (received + piece).split(b"\n")
                     for line in lines:

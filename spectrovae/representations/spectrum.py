@@ -140,8 +140,8 @@ class Spectrum(Representation):
     @property
     def db_per_unit(self):
         """One for each row; 0 for phases. None of linear magnitudes and under ``per_example``."""
-        slope = super().db_per_unit
-        if slope is None or self.scale == "linear":
+        slope = None if self.scale == "linear" else super().db_per_unit
+        if slope is None:
             return None
         levels = list(slope) if isinstance(slope, list) else [slope] * self.bins
         return levels + [0.0] * (self.bins if self.content == "magnitude_phase" else 0)

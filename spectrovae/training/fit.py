@@ -253,6 +253,8 @@ def _check_out(out: Path, config: dict, *, resume: bool, force: bool, reuse: boo
     # The precision counts, and not whether it was chosen by name; older runs do not have the names of their labels.
     ignored = {"spectrovae", "options.precision"} | ({f"data.{LABELS}"} - {name for name, _ in flat})
     ignored |= {"options.epochs", "options.patience"} if resume else set()
+    if getattr(models.FAMILIES.get(config["family"]), "representation_name", None):
+        ignored.add("model.db_per_unit")  # families of samples do not use it; older runs have one
     names = {name for name, _ in flat ^ _flat(config)} - ignored
     # The data may have moved: what they are decides, and how they were opened explains a difference.
     opened = {name for name in names if name.startswith("data.open")}
